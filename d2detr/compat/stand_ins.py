@@ -1,0 +1,92 @@
+"""Stand-ins for modules that Detectron2 imports, but that cannot be imported."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from d2detr.compat.installed import mentions
+
+
+def needed_stand_ins() -> dict[str, Callable[[ModuleType], None]]:
+    """Maps each module that is to be replaced to the function that fills its replacement."""
+    fill: dict[str, Callable[[ModuleType], None]] = {}
+    if PathFinder.find_spec("detectron2._C", sys.modules["detectron2"].__path__) is None:
+        fill["detectron2.evaluation.fast_eval_api"] = fill_fast_eval_api
+        if not mentions("layers/deform_conv.py", "create_dummy_class"):  # main does without
+            fill["detectron2._C"] = fill_compiled_extension
+    if not mentions("export/__init__.py", "caffe2") and find_spec("caffe2") is None:
+        fill["detectron2.export.api"] = fill_caffe2_export
+    return fill
+
+
+def needed_loans() -> dict[str, Callable[[], AbstractContextManager]]:
+    """Maps each module to what has to be lent to it while it is being imported."""
+    uses_it = mentions("model_zoo/model_zoo.py", "pkg_resources")
+    if uses_it and find_spec("pkg_resources") is None:
+        return {"detectron2.model_zoo.model_zoo": lend_pkg_resources}
+    return {}
+
+
+def fill_compiled_extension(module: ModuleType) -> None:
+    """Nearly every module of 0.6 imports `detectron2._C`, which may not have been compiled."""
+
+    def needs_extension(operator: str, *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError(
+            f"'{operator}' needs Detectron2's compiled extension, which is not installed: build "
+            "Detectron2 from its official sources to use this operator."
+        )
+
+    def operator(name: str) -> Callable:
+        if name.startswith("__"):  # what Python asks of every module is no operator
+            raise AttributeError(name)
+        return functools.partial(needs_extension, name)
+
+    module.__getattr__ = operator
+    # Detectron2 lists these in every log.
+    module.get_compiler_version = module.get_cuda_version = lambda: "not compiled"
+    module.has_cuda = lambda: False
+    # The only operator that is called past the module.
+    torch.ops.detectron2.nms_rotated = operator("nms_rotated")
+
+
+def fill_fast_eval_api(module: ModuleType) -> None:
+    """COCOEvaluator's fast evaluation is part of the extension: faster-coco-eval replaces it."""
+    from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+
+    class COCOeval_opt(COCOeval_faster):  # noqa: N801 (Detectron2's name)
+        def __init__(self, cocoGt: Any, cocoDt: Any, iouType: str = "segm"):  # noqa: N803
+            cocoGt.cat_img_map = cocoGt.catToImgs  # pycocotools' name for it
+            super().__init__(cocoGt, cocoDt, iouType, print_function=print)
+            self.params.catIds = sorted(cocoGt.getCatIds())  # for keypoints, only those in use
+
+    module.COCOeval_opt = COCOeval_opt
+
+
+def fill_caffe2_export(module: ModuleType) -> None:
+    """0.6 imports caffe2, which torch 2.6 no longer brings, with all of `detectron2.export`."""
+
+
+@contextlib.contextmanager
+def lend_pkg_resources() -> Iterator[None]:
+    """`model_zoo` finds its own folder with pkg_resources, which is gone since setuptools 82."""
+    # Lent for this import only: other packages take its absence well, but not half of it.
+    module = ModuleType("pkg_resources")
+    module.resource_filename = lambda package, name: str(
+        Path(sys.modules[package].__file__).parent / name
+    )
+    sys.modules["pkg_resources"] = module
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]

@@ -1,0 +1,66 @@
+from detectron2.config import CfgNode as CN
+
+
+def add_detr_config(cfg: CN) -> None:
+    """Add DETR's keys to a Detectron2 config.
+
+    No default of Detectron2 is changed, so other models can be built from the same ``cfg``. The
+    recipe of the original DETR is in ``configs/Base-DETR.yaml``.
+
+    Args:
+        cfg: the config to extend, in place.
+    """
+    # The mapper that yields training data: "detr" (original augmentation, see INPUT below) or
+    # "default" (Detectron2's DatasetMapper).
+    cfg.INPUT.DATASET_MAPPER_NAME = "detr"
+    # With INPUT.CROP.ENABLED, the share of images in [0, 1] that are resized to a short side from
+    # RESIZE_SIZES (pixels) and cropped before the usual resize.
+    cfg.INPUT.CROP.PROBABILITY = 0.5
+    cfg.INPUT.CROP.RESIZE_SIZES = (400, 500, 600)
+
+    # "ADAMW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Learning rate of the backbone, relative to SOLVER.BASE_LR.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16". A CPU
+    # trains in bfloat16.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+
+    cfg.MODEL.DETR = CN()
+    # Classes without no-object; 0 takes the number from the first training dataset.
+    cfg.MODEL.DETR.NUM_CLASSES = 0
+    # Object queries: the most objects that can be found in an image.
+    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
+    # The backbone feature that the transformer reads, one of the backbone's output_shape().
+    cfg.MODEL.DETR.IN_FEATURE = "res5"
+
+    # Transformer. HIDDEN_DIM must be divisible by NHEADS, and by 4 for the sine encoding.
+    cfg.MODEL.DETR.HIDDEN_DIM = 256
+    cfg.MODEL.DETR.NHEADS = 8
+    cfg.MODEL.DETR.ENC_LAYERS = 6
+    cfg.MODEL.DETR.DEC_LAYERS = 6
+    cfg.MODEL.DETR.DIM_FEEDFORWARD = 2048
+    # Probability of dropping attention weights and residual branches, in [0, 1).
+    cfg.MODEL.DETR.DROPOUT = 0.1
+    # Normalise before each sub-layer (True) or after it (False).
+    cfg.MODEL.DETR.PRE_NORM = False
+    # "sine", or "learned" for feature maps of at most 50 x 50 cells.
+    cfg.MODEL.DETR.POSITION_EMBEDDING = "sine"
+
+    # Losses. DEEP_SUPERVISION applies them to every decoder layer, not to the last one alone.
+    cfg.MODEL.DETR.DEEP_SUPERVISION = True
+    cfg.MODEL.DETR.CLASS_WEIGHT = 1.0
+    cfg.MODEL.DETR.L1_WEIGHT = 5.0
+    cfg.MODEL.DETR.GIOU_WEIGHT = 2.0
+    # Weight of no-object within the classification loss (each class weighs 1).
+    cfg.MODEL.DETR.NO_OBJECT_WEIGHT = 0.1
+
+    # A trained box model to freeze while the mask head learns; "" trains everything.
+    cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
+
+    # Inference. Every query yields one detection; these keep fewer of them.
+    cfg.MODEL.DETR.TEST = CN()
+    # Detections with a lower score are dropped, in [0, 1].
+    cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 0.0
+    # The best-scored detections kept per image; 0 keeps all queries.
+    cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 0

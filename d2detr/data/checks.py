@@ -1,0 +1,207 @@
+"""Checks of the datasets before the first iteration.
+
+What training would leave out is counted and reported; what it cannot use is an error that names
+the file and the annotation.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+from d2detr.data.classes import check_num_classes, resolve_num_classes
+from d2detr.data.image_files import check_image_files
+from d2detr.data.loading import load_dataset
+from d2detr.errors import UserError
+
+IMAGE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
+# Boxes that reach less far out of their image, in pixels, are due to rounding.
+OUTSIDE_TOLERANCE = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AnnotationCounts:
+    """What the annotations of a dataset hold.
+
+    Attributes:
+        images: number of images.
+        empty_images: images without an object to train on.
+        annotations: annotations, of which there are
+        crowds: crowd regions,
+        degenerate: other boxes without any area within their image, and
+        outside: other boxes that reach out of their image by more than OUTSIDE_TOLERANCE.
+        objects_per_image: N for each image, without crowds and degenerate boxes.
+    """
+
+    images: int
+    empty_images: int
+    annotations: int
+    crowds: int
+    degenerate: int
+    outside: int
+    objects_per_image: np.ndarray
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images ({self.empty_images} without objects), "
+            f"{self.annotations} annotations; left out in training: {self.crowds} crowd regions, "
+            f"{self.degenerate} boxes without area; {self.outside} boxes reach beyond their image "
+            "and are clipped"
+        )
+
+
+def check_datasets(cfg: CfgNode, is_train: bool = True) -> None:
+    """Check everything that training or evaluation will read, and log what is in it.
+
+    All processes of a training must call this: the main process checks, all raise.
+
+    Args:
+        cfg: a config with DETR's keys.
+        is_train: whether to check the training datasets too, or those for testing alone.
+
+    Raises:
+        UserError: a dataset is not registered, lacks files, has unreadable ones, has another
+            number of classes than the model, or annotations that cannot be used.
+    """
+    problem = None
+    if comm.is_main_process():
+        try:
+            _check_datasets(cfg, is_train)
+        except UserError as error:
+            problem = error
+    # A process that is told nothing would wait for the others in vain.
+    message = comm.all_gather(None if problem is None else str(problem))[0]
+    if message is not None:
+        raise problem or UserError(message)
+
+
+def check_annotations(
+    name: str, dataset: list[dict[str, Any]], num_classes: int, needs_masks: bool = False
+) -> AnnotationCounts:
+    """Check and count the annotations of a dataset.
+
+    Args:
+        name: the dataset's name, for the messages.
+        dataset: one dict per image, in Detectron2's dataset format.
+        num_classes: category ids must be in [0, num_classes).
+        needs_masks: whether every object must have a "segmentation".
+
+    Returns:
+        The counts.
+
+    Raises:
+        UserError: an annotation has a category id out of range, a box that is not finite, or
+            lacks a key; names the first such annotation.
+    """
+    owners = np.repeat(
+        np.arange(len(dataset)), [len(record.get("annotations", ())) for record in dataset]
+    )
+    annotations = [item for record in dataset for item in record.get("annotations", ())]
+
+    def reject(bad: np.ndarray, problem: str) -> None:
+        if bad.any():
+            index = int(np.flatnonzero(bad)[0])
+            where = _describe_annotation(name, dataset[owners[index]], annotations[index])
+            more = f" ({int(bad.sum())} annotations are like this.)" if bad.sum() > 1 else ""
+            raise UserError(f"Dataset {name!r}: {where} {problem}.{more}")
+
+    crowd = np.array([item.get("iscrowd", 0) != 0 for item in annotations], dtype=bool)
+    required = ["category_id", "bbox", "bbox_mode"] + ["segmentation"] * needs_masks
+    for key in required:
+        lacking = np.array([key not in item for item in annotations], dtype=bool)
+        reject(lacking & ~crowd if key == "segmentation" else lacking, f"has no {key!r}")
+    category_ids = np.array([item["category_id"] for item in annotations], dtype=np.int64)
+    reject(
+        (category_ids < 0) | (category_ids >= num_classes),
+        f"has a category id outside of the {num_classes} classes [0, {num_classes - 1}]",
+    )
+    boxes = _xyxy_boxes(annotations)
+    reject(~np.isfinite(boxes).all(axis=1), "has a box that is not finite")
+
+    limits = np.array(
+        [(record.get("width", np.inf), record.get("height", np.inf)) for record in dataset]
+    )[owners]
+    limits = np.tile(limits, (1, 2)).reshape(-1, 4)
+    clipped = boxes.clip(0, limits)
+    degenerate = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1) & ~crowd
+    outside = (np.abs(boxes - clipped) > OUTSIDE_TOLERANCE).any(axis=1) & ~crowd & ~degenerate
+    objects = np.bincount(owners[~crowd & ~degenerate], minlength=len(dataset))
+    return AnnotationCounts(
+        images=len(dataset),
+        empty_images=int((objects == 0).sum()),
+        annotations=len(annotations),
+        crowds=int(crowd.sum()),
+        degenerate=int(degenerate.sum()),
+        outside=int(outside.sum()),
+        objects_per_image=objects,
+    )
+
+
+def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
+    split = "TRAIN" if is_train else "TEST"
+    if not cfg.DATASETS[split]:
+        raise UserError(f"DATASETS.{split} is empty: name at least one dataset.")
+    check_num_classes(cfg, is_train)
+    train_names = cfg.DATASETS.TRAIN if is_train else ()
+    for name in dict.fromkeys([*train_names, *cfg.DATASETS.TEST]):
+        start = time.perf_counter()
+        dataset = load_dataset(name)
+        trained_on = name in train_names
+        if trained_on and not any("annotations" in record for record in dataset):
+            raise UserError(f"Dataset {name!r} has no boxes to train on.")
+        counts = check_annotations(
+            name, dataset, resolve_num_classes(cfg), needs_masks=trained_on and cfg.MODEL.MASK_ON
+        )
+        check_image_files(
+            name, (record[key] for record in dataset for key in IMAGE_KEYS if key in record)
+        )
+        logger.info(f"{name}: {counts}. Checked in {time.perf_counter() - start:.1f} s.")
+        num_queries = cfg.MODEL.DETR.NUM_OBJECT_QUERIES
+        num_crowded = int((counts.objects_per_image > num_queries).sum())
+        if trained_on and num_crowded:
+            logger.warning(
+                f"{name}: {num_crowded} images have more than {num_queries} objects (at most "
+                f"{counts.objects_per_image.max()}). Each query finds one object, so that some "
+                "of these are not learned; raise MODEL.DETR.NUM_OBJECT_QUERIES to find all."
+            )
+
+
+def _xyxy_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Return boxes (N, 4) in float64."""
+    boxes = np.zeros((len(annotations), 4))
+    modes = np.array([int(item["bbox_mode"]) for item in annotations])
+    for mode in set(modes.tolist()):
+        rows = np.flatnonzero(modes == mode)
+        given = np.array([annotations[row]["bbox"] for row in rows], dtype=np.float64)
+        boxes[rows] = BoxMode.convert(given, BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
+
+
+def _describe_annotation(name: str, record: dict[str, Any], annotation: dict[str, Any]) -> str:
+    """Say which annotation this is, by its id if that can be found out."""
+    where = f"of image {record['file_name']}"
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if "id" in annotation:
+        return f"annotation {annotation['id']} {where}"
+    # Detectron2 drops the id; the box finds it again.
+    if json_file and PathManager.isfile(json_file):
+        with PathManager.open(json_file) as file:
+            for original in json.load(file)["annotations"]:
+                if original["image_id"] == record.get("image_id") and original.get(
+                    "bbox"
+                ) == annotation.get("bbox"):
+                    return f"annotation {original['id']} of {json_file} ({where})"
+    position = next(i for i, item in enumerate(record["annotations"]) if item is annotation)
+    return f"annotation number {position + 1} {where}"

@@ -1,0 +1,195 @@
+"""From a dataset dict of Detectron2 to the model's input: read, augment, make tensors."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
+from fvcore.transforms.transform import Transform
+from PIL import Image
+
+from d2detr.data.augmentation import build_augmentation
+from d2detr.errors import UserError
+
+
+class DetrDatasetMapper:
+    """Map a dataset dict to what the model takes, with the original DETR's augmentation.
+
+    Crowd regions are left out and boxes are clipped to the image; objects whose box has no area
+    left (after a crop, for example) are removed. Boxes stay those of the annotations: a crop cuts
+    them, but does not tighten them around what is left of the mask.
+
+    Augmentation draws from NumPy's global random state, which Detectron2 seeds in every worker of
+    its loaders, so that ``cfg.SEED`` and ``DATALOADER.NUM_WORKERS`` fix the result.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: list[T.Augmentation | Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+    ):
+        """Configure the mapper.
+
+        Args:
+            is_train: whether to return the annotations. For a loss on validation images, use True
+                with the augmentations of inference.
+            augmentations: applied in this order.
+            image_format: "RGB", "BGR" or another format of ``detection_utils.read_image``.
+            use_instance_mask: whether to return masks. Without them none is decoded.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        mode = "training" if is_train else "inference"
+        logging.getLogger(__name__).info(f"Augmentations in {mode}: {augmentations}")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentation(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+        }
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Read and transform one image with its annotations.
+
+        Args:
+            dataset_dict: one image in Detectron2's dataset format; it is not modified.
+
+        Returns:
+            The same dict without "annotations" and with:
+
+            * "image": uint8 tensor (C, H, W), augmented.
+            * "height", "width": the size of the image file, in pixels.
+            * "instances" (in training): Instances of size (H, W) with ``gt_boxes`` (XYXY, in
+              pixels of "image"), ``gt_classes`` and, with masks, ``gt_masks`` (BitMasks).
+
+        Raises:
+            UserError: the image cannot be read or has another size than its annotation says.
+        """
+        # A deep copy would copy every polygon only to throw it away.
+        output = {key: value for key, value in dataset_dict.items() if key != "annotations"}
+        image = _read_image(output, self.image_format)
+
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image = aug_input.image
+        output["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+        if self.is_train:
+            annotations = [
+                annotation
+                for annotation in dataset_dict.get("annotations", ())
+                if annotation.get("iscrowd", 0) == 0
+            ]
+            output["instances"] = annotations_to_instances(
+                annotations, transforms, image.shape[:2], self.use_instance_mask
+            )
+        else:
+            output.pop("sem_seg_file_name", None)
+        return output
+
+
+def annotations_to_instances(
+    annotations: list[dict[str, Any]],
+    transforms: Transform,
+    image_size: tuple[int, int],
+    with_masks: bool,
+) -> Instances:
+    """Transform the annotations of one image and collect them.
+
+    Detectron2's own functions are not used because they truncate integer boxes when resizing, need
+    shapely to crop polygons, and yield no ``gt_masks`` for an image without objects.
+
+    Args:
+        annotations: N annotations in Detectron2's dataset format; they are not modified.
+        transforms: what happened to the image.
+        image_size: (height, width) of the transformed image, in pixels.
+        with_masks: whether to make masks from "segmentation".
+
+    Returns:
+        Instances with at most N objects: ``gt_boxes`` (XYXY, in pixels), ``gt_classes`` and, with
+        masks, ``gt_masks`` (BitMasks). Objects without any box area in the image are left out.
+    """
+    instances = Instances(image_size)
+    boxes = Boxes(transforms.apply_box(_xyxy_boxes(annotations)).reshape(-1, 4))
+    boxes.clip(image_size)
+    instances.gt_boxes = boxes
+    instances.gt_classes = torch.tensor(
+        [int(annotation["category_id"]) for annotation in annotations], dtype=torch.int64
+    )
+    # Before there are masks: the original removes objects by their boxes alone, and training with
+    # masks must see the same boxes as training without.
+    instances, kept = utils.filter_empty_instances(instances, return_mask=True)
+    if with_masks:
+        visible = [annotations[index] for index in kept.nonzero().flatten().tolist()]
+        # NumPy, because torch fills large tensors with threads, which workers compete for.
+        masks = np.zeros((len(visible), *image_size), dtype=bool)
+        for mask, annotation in zip(masks, visible, strict=True):
+            mask[:] = _transform_segmentation(annotation["segmentation"], transforms, image_size)
+        instances.gt_masks = BitMasks(torch.from_numpy(masks))
+    return instances
+
+
+def _read_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
+    """Read (H, W, C) and complete "height" and "width", which must fit the file."""
+    file_name = dataset_dict["file_name"]
+    try:
+        image = utils.read_image(file_name, format=image_format)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"Image {file_name} cannot be read: {error}") from error
+    try:
+        utils.check_image_size(dataset_dict, image)
+    except utils.SizeMismatchError as error:
+        raise UserError(
+            f"Image {file_name} is {image.shape[1]} x {image.shape[0]} pixels (its EXIF "
+            f"orientation applied), but its annotation says {dataset_dict['width']} x "
+            f"{dataset_dict['height']}. Correct the width and height of the annotation file."
+        ) from error
+    return image
+
+
+def _xyxy_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Return boxes (N, 4) in float64, because transforms compute in the type that they get."""
+    boxes = [
+        BoxMode.convert(
+            np.asarray([annotation["bbox"]], dtype=np.float64),
+            BoxMode(annotation["bbox_mode"]),
+            BoxMode.XYXY_ABS,
+        )
+        for annotation in annotations
+    ]
+    return np.concatenate(boxes) if boxes else np.zeros((0, 4))
+
+
+def _transform_segmentation(
+    segmentation: list | dict | np.ndarray, transforms: Transform, image_size: tuple[int, int]
+) -> np.ndarray:
+    """Return a mask (H, W) of zeros and ones, from polygons, RLE or a bitmap of the input."""
+    height, width = image_size
+    if isinstance(segmentation, list):
+        # Points may fall outside: rasterising cuts them off, so that a crop needs no clipping.
+        polygons = [
+            transforms.apply_coords(np.array(polygon, dtype=np.float64).reshape(-1, 2)).reshape(-1)
+            for polygon in segmentation
+        ]
+        return polygons_to_bitmask(polygons, height, width)
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        segmentation = mask_util.decode(segmentation)
+    return transforms.apply_segmentation(np.asarray(segmentation, dtype=np.uint8))

@@ -1,0 +1,162 @@
+"""Drawing of the embedded dataset: shapes that lie on a meadow, below a sky.
+
+An image depends on its seed alone, not on how many others are drawn or in which order.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+THING_CLASSES = ("circle", "square", "triangle", "star", "cross")
+STUFF_CLASSES = ("sky", "meadow")
+
+MAX_SHAPES = 3
+# Diameters of the circles around the shapes, relative to the image's side.
+DIAMETERS = (0.28, 0.6)
+# A shape is put elsewhere if it would leave less than this share of another one visible.
+MIN_VISIBLE = 0.5
+# Euclidean distance, of 441 at most, of a shape's colour to the background's and other shapes'.
+MIN_COLOR_DISTANCE = 110
+# Shapes are drawn this many times larger and averaged, which smooths their edges.
+SUPERSAMPLING = 4
+
+
+@dataclass
+class ShapesImage:
+    """One image and its truth. H = W = the image's side in pixels, N = its number of shapes.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        classes: N indices into THING_CLASSES.
+        masks: bool (N, H, W), the visible pixels of each shape. No two masks overlap.
+        stuff: uint8 (H, W), indices into STUFF_CLASSES of what would be seen without the shapes.
+    """
+
+    image: np.ndarray
+    classes: list[int]
+    masks: np.ndarray
+    stuff: np.ndarray
+
+
+def draw_shapes_image(seed: list[int], size: int) -> ShapesImage:
+    """Draw one image.
+
+    Args:
+        seed: numbers in [0, 2**32) that identify the image.
+        size: the image's side in pixels.
+
+    Returns:
+        The image with one to MAX_SHAPES shapes, of each of which at least MIN_VISIBLE is visible.
+    """
+    # RandomState, because NumPy promises that its numbers stay the same in every version.
+    random = np.random.RandomState(seed)
+    canvas, stuff, colors = _draw_background(random, size)
+    classes: list[int] = []
+    masks: list[np.ndarray] = []
+    full_areas: list[int] = []
+    for _ in range(random.randint(1, MAX_SHAPES + 1)):
+        label = random.randint(len(THING_CLASSES))
+        coverage = _place_shape(random, THING_CLASSES[label], masks, full_areas, size)
+        if coverage is None:
+            continue
+        colors.append(_random_color(random, colors))
+        _paint(canvas, coverage, colors[-1])
+        mask = coverage >= 0.5
+        masks = [other & ~mask for other in masks] + [mask]
+        full_areas.append(int(mask.sum()))
+        classes.append(label)
+    # Noise keeps flat regions from being an unmistakable sign of a shape.
+    canvas += random.normal(0, 4, canvas.shape)
+    return ShapesImage(
+        image=canvas.clip(0, 255).astype(np.uint8),
+        classes=classes,
+        masks=np.stack(masks),
+        stuff=stuff,
+    )
+
+
+def _draw_background(
+    random: np.random.RandomState, size: int
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Return the canvas (H, W, 3) in float, the stuff labels (H, W) and two stuff colours (3,)."""
+    sky = np.array((135, 185, 230)) + random.uniform(-25, 25, 3)
+    meadow = np.array((95, 150, 70)) + random.uniform(-25, 25, 3)
+    x = np.linspace(0, 2 * np.pi, size)
+    waves = np.sin(x * random.uniform(0.3, 1.5) + random.uniform(0, 2 * np.pi))
+    horizon = size * (random.uniform(0.3, 0.6) + 0.07 * waves)
+    stuff = (np.arange(size)[:, None] >= horizon[None, :]).astype(np.uint8)
+    clouds = _smooth_noise(random, size, cells=(6, 3)) * 22
+    blades = _smooth_noise(random, size, cells=(size // 6, size // 3)) * 20
+    canvas = np.where(stuff[..., None] == 0, sky + clouds[..., None], meadow + blades[..., None])
+    return canvas, stuff, [sky, meadow]
+
+
+def _smooth_noise(random: np.random.RandomState, size: int, cells: tuple[int, int]) -> np.ndarray:
+    """Return noise (H, W) of unit variance whose grain is size / cells (rows, columns) pixels."""
+    grid = random.normal(0, 1, [max(2, cell) for cell in cells]).astype(np.float32)
+    return np.asarray(Image.fromarray(grid).resize((size, size), Image.BICUBIC))
+
+
+def _place_shape(
+    random: np.random.RandomState,
+    name: str,
+    masks: list[np.ndarray],
+    full_areas: list[int],
+    size: int,
+) -> np.ndarray | None:
+    """Return the coverage (H, W) in [0, 1] of a shape that hides no other too much, or None."""
+    for _ in range(20):
+        radius = size * random.uniform(*DIAMETERS) / 2
+        center = random.uniform(radius, size - radius, 2)
+        points = _outline(name, random.uniform(0, 2 * np.pi)) * radius + center
+        coverage = _rasterize(points, size)
+        mask = coverage >= 0.5
+        visible_areas = [int((other & ~mask).sum()) for other in masks]
+        if np.greater_equal(visible_areas, MIN_VISIBLE * np.array(full_areas)).all():
+            return coverage
+    return None
+
+
+def _outline(name: str, angle: float) -> np.ndarray:
+    """Return the corners (P, 2) of a rotated shape, inside the unit circle."""
+    if name == "cross":
+        arm = 0.28
+        corner = np.array([(1, arm), (arm, arm), (arm, 1), (-arm, 1)]) / np.hypot(1, arm)
+        turns = np.arange(4) * np.pi / 2 + angle
+        return np.concatenate([corner[:3] @ _rotation(turn) for turn in -turns])
+    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
+    angles = np.arange(corners) * 2 * np.pi / corners + angle
+    radii = np.where(np.arange(corners) % 2, 0.45, 1) if name == "star" else np.ones(corners)
+    return np.stack((np.cos(angles), np.sin(angles)), axis=1) * radii[:, None]
+
+
+def _rotation(angle: float) -> np.ndarray:
+    return np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
+
+
+def _rasterize(points: np.ndarray, size: int) -> np.ndarray:
+    """Return which share of every pixel (H, W) a polygon (P, 2) covers."""
+    large = Image.new("L", (size * SUPERSAMPLING, size * SUPERSAMPLING))
+    ImageDraw.Draw(large).polygon([tuple(p) for p in points * SUPERSAMPLING], fill=255)
+    return np.asarray(large.reduce(SUPERSAMPLING), dtype=np.float32) / 255
+
+
+def _random_color(random: np.random.RandomState, others: list[np.ndarray]) -> np.ndarray:
+    """Return a vivid colour (3,) that differs from all others."""
+    while True:
+        hsv = random.uniform(0, 1), random.uniform(0.6, 1), random.uniform(0.5, 1)
+        color = np.array(colorsys.hsv_to_rgb(*hsv)) * 255
+        if min(np.linalg.norm(other - color) for other in others) >= MIN_COLOR_DISTANCE:
+            return color
+
+
+def _paint(canvas: np.ndarray, coverage: np.ndarray, color: np.ndarray) -> None:
+    """Paint a shape onto the canvas (H, W, 3), lit from above."""
+    rows = np.flatnonzero(coverage.any(axis=1))
+    light = np.interp(np.arange(len(coverage)), (rows[0], rows[-1]), (1.12, 0.82))
+    alpha = coverage[..., None]
+    canvas += alpha * (color * light[:, None, None] - canvas)

@@ -1,0 +1,22 @@
+from detectron2.engine import default_argument_parser
+
+from d2detr.engine.optimizer import (
+    build_optimizer,
+    clip_full_model_gradients,
+    maybe_add_gradient_clipping,
+)
+from d2detr.engine.setup import exit_on_user_error, load_config, run, setup
+from d2detr.engine.trainer import Trainer, evaluate
+
+__all__ = [
+    "Trainer",
+    "build_optimizer",
+    "clip_full_model_gradients",
+    "default_argument_parser",
+    "evaluate",
+    "exit_on_user_error",
+    "load_config",
+    "maybe_add_gradient_clipping",
+    "run",
+    "setup",
+]

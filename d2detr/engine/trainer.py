@@ -1,0 +1,145 @@
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
+from torch import Tensor, nn
+
+from d2detr.checkpoint import fetch_weights
+from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets
+from d2detr.engine.optimizer import build_optimizer
+from d2detr.engine.writers import ErrorPrinter
+from d2detr.errors import UserError
+from d2detr.evaluation import build_evaluator
+
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's trainer with DETR's data, optimizer and evaluators.
+
+    Resuming continues the iteration, the optimizer, the schedule and the order of the images.
+    Mixed precision (``SOLVER.AMP``) works on CPU and GPU. Losses are logged with one
+    device-to-host copy per iteration.
+
+    Args:
+        cfg: a config with DETR's keys.
+
+    Raises:
+        UserError: the datasets cannot work; found before anything is built.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        check_datasets(cfg)
+        super().__init__(cfg)
+        amp = cfg.SOLVER.AMP
+        device = torch.device(cfg.MODEL.DEVICE).type
+        if amp.DTYPE not in _AMP_DTYPES:
+            raise UserError(
+                f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; choose from {sorted(_AMP_DTYPES)}."
+            )
+        # A CPU is fast in bfloat16 only.
+        dtype = torch.bfloat16 if device == "cpu" else _AMP_DTYPES[amp.DTYPE]
+        self._autocast = torch.autocast(device, dtype=dtype, enabled=amp.ENABLED)
+        scaling = amp.ENABLED and dtype == torch.float16
+        self._grad_scaler = torch.amp.GradScaler(device, enabled=scaling)
+        if amp.ENABLED:
+            self._trainer.grad_scaler = self._grad_scaler  # whose state checkpoints hold
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint in the output directory, or load ``MODEL.WEIGHTS``.
+
+        Raises:
+            UserError: the weights cannot be had or fit nothing.
+        """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            fetch_weights(self.cfg.MODEL.WEIGHTS)
+        super().resume_or_load(resume)
+        self.data_loader.start_iter = self.start_iter
+
+    def train(self) -> dict[str, Any] | None:
+        """Train; returns the last evaluation's results, or None without evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
+
+    def run_step(self) -> None:
+        # Detectron2's own steps wait for the device once per loss, and need CUDA for AMP.
+        start = time.perf_counter()
+        data = next(self._trainer._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with self._autocast:
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        self._grad_scaler.scale(sum(losses.values())).backward()
+        self._log_losses(losses, data_time)
+        self._grad_scaler.step(self.optimizer)
+        self._grad_scaler.update()
+
+    def _log_losses(self, losses: dict[str, Tensor], data_time: float) -> None:
+        values = torch.stack([x.detach().float() for x in losses.values()]).tolist()
+        gathered = comm.gather((values, data_time))
+        if not comm.is_main_process():
+            return
+        mean = np.mean([values for values, _ in gathered], axis=0)
+        named = dict(zip(losses, mean.tolist(), strict=True))
+        if not np.isfinite(mean).all():
+            raise FloatingPointError(f"A loss is not finite at iteration {self.iter}: {named}.")
+        self.storage.put_scalars(total_loss=mean.sum().item(), **named)
+        self.storage.put_scalar("data_time", max(data_time for _, data_time in gathered))
+
+    def build_writers(self) -> list[EventWriter]:
+        printer, *others = super().build_writers()
+        return [printer, ErrorPrinter(), *others]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "sampler_seed": self.data_loader.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.data_loader.seed = state_dict.get("sampler_seed", self.data_loader.seed)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> ResumableTrainLoader:
+        return ResumableTrainLoader(cfg, build_dataset_mapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+        mapper = build_dataset_mapper(cfg, is_train=False)
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_evaluator(cfg, dataset_name)
+
+
+def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
+    """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
+
+    Args:
+        cfg: a config with DETR's keys.
+        resume: evaluate the last checkpoint in ``OUTPUT_DIR`` instead, if there is one.
+
+    Returns:
+        The metrics, of each dataset if there are several.
+
+    Raises:
+        UserError: the datasets or the weights cannot work.
+    """
+    check_datasets(cfg, is_train=False)
+    model = Trainer.build_model(cfg)
+    checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not (resume and checkpointer.has_checkpoint()):
+        fetch_weights(cfg.MODEL.WEIGHTS)
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    return Trainer.test(cfg, model)

@@ -1,0 +1,81 @@
+"""The configs of this project, wherever it is installed."""
+
+from pathlib import Path
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from d2detr.checkpoint import fetch_weights
+from d2detr.engine import load_config
+from d2detr.errors import UserError
+
+_PACKAGE = Path(__file__).parent
+# Installed packages hold the configs; in a checkout they are beside the package.
+_CONFIG_DIRS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+_RELEASES = "https://dl.fbaipublicfiles.com/detr"
+_RELEASED_WEIGHTS = {
+    "detr_r50.yaml": f"{_RELEASES}/detr-r50-e632da11.pth",
+    "detr_r50_dc5.yaml": f"{_RELEASES}/detr-r50-dc5-f0fb7ef5.pth",
+    "detr_r101.yaml": f"{_RELEASES}/detr-r101-2c7b67e5.pth",
+    "detr_r101_dc5.yaml": f"{_RELEASES}/detr-r101-dc5-a2e86def.pth",
+}
+
+
+def get_config_file(name: str) -> str:
+    """Return the path of a config, such as "detr_r50.yaml".
+
+    Raises:
+        UserError: there is no such config; names those there are.
+    """
+    directory = next(x for x in _CONFIG_DIRS if (x / "Base-DETR.yaml").is_file())
+    if not (directory / name).is_file():
+        known = ", ".join(sorted(x.name for x in directory.glob("[!B]*.yaml")))
+        raise UserError(f"There is no config {name!r}; choose from {known}.")
+    return str(directory / name)
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode:
+    """Return a config by its name.
+
+    Args:
+        name: such as "detr_r50.yaml".
+        trained: set ``MODEL.WEIGHTS`` to the weights that the original authors released for it;
+            otherwise it is what the config says, usually ImageNet weights of the backbone.
+
+    Raises:
+        UserError: there is no such config, or no released weights for it.
+    """
+    cfg = load_config(get_config_file(name))
+    if trained:
+        if name not in _RELEASED_WEIGHTS:
+            raise UserError(
+                f"There are no released weights for {name}; only for {', '.join(_RELEASED_WEIGHTS)}."
+            )
+        cfg.MODEL.WEIGHTS = _RELEASED_WEIGHTS[name]
+    return cfg
+
+
+def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
+    """Build a model by the name of its config and load ``MODEL.WEIGHTS``.
+
+    Args:
+        name: such as "detr_r50.yaml".
+        trained: see :func:`get_config`.
+        device: default ``MODEL.DEVICE``, or "cpu" where there is no GPU.
+
+    Returns:
+        The model, in training mode.
+
+    Raises:
+        UserError: there is no such config, or its weights cannot be downloaded.
+    """
+    cfg = get_config(name, trained)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    model = build_model(cfg)
+    fetch_weights(cfg.MODEL.WEIGHTS)
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    return model

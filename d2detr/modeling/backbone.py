@@ -1,0 +1,85 @@
+"""Detectron2's backbones as DETR needs them, and the padding of their features."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet, build_backbone
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import Tensor, nn
+
+
+def build_detr_backbone(cfg: CfgNode) -> Backbone:
+    """Build the backbone that ``cfg.MODEL.BACKBONE.NAME`` names.
+
+    With ``RESNETS.RES5_DILATION: 2`` the first 3x3 convolution of res5 keeps dilation 1, as in
+    torchvision and therefore in the DC5 weights of DETR. Detectron2 dilates that one too.
+    """
+    backbone = build_backbone(cfg)
+    if isinstance(backbone, ResNet) and cfg.MODEL.RESNETS.RES5_DILATION > 1:
+        first_conv = backbone.res5[0].conv2
+        first_conv.dilation = first_conv.padding = (1, 1)
+    return backbone
+
+
+class PatchStem(CNNBlockBase):
+    """Patches of 4 x 4 pixels, each projected to ``out_channels`` and normalised."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: Callable[[int], nn.Module]):
+        super().__init__(in_channels, out_channels, stride=4)
+        self.conv = Conv2d(in_channels, out_channels, 4, stride=4, norm=norm(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.conv(x))
+
+
+@BACKBONE_REGISTRY.register()
+def build_tiny_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """A ResNet of two basic blocks for small images and training from scratch.
+
+    Its features are "stem" (stride 4), "res2" (8) and "res3" (16). Normalisation is GroupNorm:
+    frozen statistics need pretrained weights, and batch statistics larger batches than a small
+    machine trains on. Only ``MODEL.RESNETS.OUT_FEATURES`` is read.
+    """
+    channels = (32, 64, 96)
+
+    def norm(num_channels: int) -> nn.Module:
+        return nn.GroupNorm(8, num_channels)
+
+    stem = PatchStem(input_shape.channels, channels[0], norm)
+    stages = [
+        ResNet.make_stage(
+            BasicBlock, 1, stride=2, in_channels=before, out_channels=after, norm=norm
+        )
+        for before, after in zip(channels, channels[1:], strict=False)
+    ]
+    return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES)
+
+
+def feature_padding_mask(image_sizes: Sequence, padded: Tensor, feature: Tensor) -> Tensor:
+    """Tell which cells of a feature map are padding.
+
+    A cell is padding if the pixel nearest to it is, which for most mixed batches differs from
+    ``ceil(size / stride)``; the released weights are trained with the former.
+
+    Args:
+        image_sizes: B pairs of height and width before padding.
+        padded: (B, C, H, W) the batch of padded images.
+        feature: (B, D, h, w) feature map of the batch.
+
+    Returns:
+        (B, h, w) bool, True at padding.
+    """
+    sizes = torch.stack([torch.stack([torch.as_tensor(x) for x in size]) for size in image_sizes])
+    sizes = sizes.to(padded.device, non_blocking=True)
+    rows, columns = (_nearest_pixel(padded, feature, dim) for dim in (-2, -1))
+    inside_rows = rows < sizes[:, :1]
+    inside_columns = columns < sizes[:, 1:]
+    return ~(inside_rows[:, :, None] & inside_columns[:, None, :])
+
+
+def _nearest_pixel(padded: Tensor, feature: Tensor, dim: int) -> Tensor:
+    pixels = torch.arange(padded.shape[dim], dtype=torch.float32, device=padded.device)
+    return F.interpolate(pixels[None, None], size=(feature.shape[dim],), mode="nearest")[0, 0]

@@ -1,0 +1,168 @@
+import torch
+import torch.nn.functional as F
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from d2detr.layers import box_cxcywh_to_xyxy, generalized_box_iou
+from d2detr.modeling.matcher import HungarianMatcher, Matching
+from d2detr.modeling.targets import Targets
+
+
+class SetCriterion(nn.Module):
+    """DETR's losses (paper, section 3.1), for all decoder layers in one pass.
+
+    Each layer is matched with the targets; matched queries learn class and box, the others learn
+    no-object. Everything is computed in float32, also under autocast.
+
+    Args:
+        num_classes: K, without no-object.
+        matcher: pairs queries with targets.
+        class_weight: weight of the classification loss.
+        l1_weight: weight of the L1 box loss.
+        giou_weight: weight of the generalised IoU loss.
+        no_object_weight: weight of no-object in the classification loss; each class weighs 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        class_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        no_object_weight: float = 0.1,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.loss_weights = {
+            "loss_ce": class_weight,
+            "loss_bbox": l1_weight,
+            "loss_giou": giou_weight,
+        }
+        self.no_object_weight = no_object_weight
+        class_weights = torch.ones(num_classes + 1)
+        class_weights[-1] = no_object_weight
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(
+        self, outputs: dict[str, Tensor], targets: Targets
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Compute the losses.
+
+        Args:
+            outputs: ``pred_logits`` (L, B, Q, K+1) and ``pred_boxes`` (L, B, Q, 4), centre, width,
+                height in [0, 1].
+            targets: of the B images.
+
+        Returns:
+            The weighted losses: ``loss_ce``, ``loss_bbox`` and ``loss_giou`` of the last layer,
+            and the same with the suffix ``_i`` of each earlier layer i; their sum is the total.
+            And the metrics of the last layer that are not optimised: ``class_error`` (% of matched
+            queries with a wrong class) and ``cardinality_error`` (mean absolute difference between
+            an image's objects and its queries that are not no-object).
+
+        Raises:
+            FloatingPointError: a prediction is not finite; says which.
+        """
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, boxes = logits.float(), boxes.float()
+            cost, finite, predicted, labels = _copy_to_host(
+                self.matcher.cost(logits, boxes, targets),
+                torch.stack([torch.isfinite(x).flatten(1).all(1) for x in (logits, boxes)]),
+                logits[-1].argmax(-1),
+                targets.labels,
+            )
+            _check_finite(finite)
+            host_matching = self.matcher.solve(cost, targets.counts)
+            metrics = self._metrics(predicted, labels, host_matching, targets.counts)
+            matching = host_matching.to(logits.device)
+
+            losses = {
+                "loss_ce": self._classification_loss(logits, targets, matching),
+                **self._box_losses(boxes, targets, matching),
+            }
+        return self._weigh(losses), metrics
+
+    def _classification_loss(self, logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
+        """Cross entropy (L,), the mean over all queries weighted with their classes' weights."""
+        num_layers, batch, num_queries, _ = logits.shape
+        classes = torch.full(
+            (num_layers, batch, num_queries), self.num_classes, device=logits.device
+        )
+        layer = torch.arange(num_layers, device=logits.device)[:, None]
+        classes[layer, matching.image, matching.query] = targets.labels[matching.target]
+        loss = F.cross_entropy(
+            logits.flatten(0, 2), classes.flatten(), self.class_weights, reduction="none"
+        )
+        num_pairs = len(matching.image)
+        total_weight = num_pairs + self.no_object_weight * (batch * num_queries - num_pairs)
+        return loss.view(num_layers, -1).sum(1) / total_weight
+
+    def _box_losses(self, boxes: Tensor, targets: Targets, matching: Matching) -> dict[str, Tensor]:
+        """L1 and GIoU losses (L,): sums over pairs, divided by the targets of an average worker."""
+        layer = torch.arange(len(boxes), device=boxes.device)[:, None]
+        src = boxes[layer, matching.image, matching.query]  # (L, M, 4)
+        tgt = targets.boxes[matching.target]
+        giou = generalized_box_iou(box_cxcywh_to_xyxy(src), box_cxcywh_to_xyxy(tgt))
+        num_boxes = _average_over_workers(sum(targets.counts), boxes.device)
+        return {
+            "loss_bbox": (src - tgt).abs().sum((1, 2)) / num_boxes,
+            "loss_giou": (1 - giou).sum(1) / num_boxes,
+        }
+
+    def _weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Name each layer's weighted loss; a loss of weight 0 is left out."""
+        weighted = {}
+        for name, values in losses.items():
+            weight = self.loss_weights[name]
+            if weight:
+                *auxiliary, last = (weight * values).unbind()
+                weighted[name] = last
+                weighted.update({f"{name}_{i}": value for i, value in enumerate(auxiliary)})
+        return weighted
+
+    def _metrics(
+        self, predicted: Tensor, labels: Tensor, matching: Matching, counts: list[int]
+    ) -> dict[str, float]:
+        correct = predicted[matching.image, matching.query[-1]] == labels[matching.target[-1]]
+        num_predicted = (predicted != self.num_classes).sum(1)
+        return {
+            "class_error": 100 - 100 * correct.float().mean().item() if len(correct) else 100.0,
+            "cardinality_error": (num_predicted - torch.tensor(counts)).abs().float().mean().item(),
+        }
+
+
+@torch.no_grad()
+def _copy_to_host(*tensors: Tensor) -> list[Tensor]:
+    """Copy tensors to the host in one transfer; a GPU is waited for once and not once each."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    packed = torch.cat([x.flatten().float() for x in tensors]).cpu()
+    parts = packed.split([x.numel() for x in tensors])
+    return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)]
+
+
+def _check_finite(finite: Tensor) -> None:
+    """Raise for the first of (2, L) flags of ``pred_logits`` and ``pred_boxes`` that is False."""
+    if finite.all():
+        return
+    faults = [
+        f"{name} of decoder layer {layer}"
+        for name, flags in zip(("pred_logits", "pred_boxes"), finite.tolist(), strict=True)
+        for layer, flag in enumerate(flags)
+        if not flag
+    ]
+    raise FloatingPointError(f"Not finite: {', '.join(faults)}")
+
+
+def _average_over_workers(count: int, device: torch.device) -> Tensor | int:
+    """Mean of ``count`` over all workers, at least 1, without waiting for the device."""
+    world_size = comm.get_world_size()
+    if world_size == 1:
+        return max(count, 1)
+    total = torch.tensor([float(count)]).to(device, non_blocking=True)
+    torch.distributed.all_reduce(total)
+    return (total / world_size).clamp(min=1)

@@ -1,0 +1,277 @@
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+
+from d2detr.checkpoint import adapt_state_dict
+from d2detr.data import resolve_num_classes
+from d2detr.errors import UserError
+from d2detr.layers import build_position_encoding
+from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
+from d2detr.modeling.criterion import SetCriterion
+from d2detr.modeling.heads import PredictionHeads
+from d2detr.modeling.matcher import HungarianMatcher
+from d2detr.modeling.postprocess import postprocess_boxes
+from d2detr.modeling.targets import Targets
+from d2detr.modeling.transformer import Transformer
+
+
+@META_ARCH_REGISTRY.register()
+class DETR(nn.Module):
+    """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
+
+    State dicts of the original implementation load as they are.
+
+    Args:
+        backbone: any Detectron2 backbone.
+        in_feature: the backbone feature that the transformer reads.
+        position_encoding: maps a padding mask (B, H, W) to an encoding (B, H, W, D).
+        transformer: decides the width D of all tokens and the number of queries.
+        num_classes: K, without no-object.
+        criterion: computes the losses; only training needs it.
+        pixel_mean: per channel, subtracted from images in [0, 255].
+        pixel_std: per channel, divides the difference.
+        input_format: order of the image channels, "RGB" or "BGR"; only drawing needs it.
+        deep_supervision: train on every decoder layer's predictions, not on the last one's alone.
+        score_threshold: detections with a lower score are dropped.
+        detections_per_image: the best-scored detections to keep; 0 keeps one per query.
+        vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        in_feature: str,
+        position_encoding: nn.Module,
+        transformer: Transformer,
+        num_classes: int,
+        criterion: SetCriterion | None,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        input_format: str = "RGB",
+        deep_supervision: bool = True,
+        score_threshold: float = 0.0,
+        detections_per_image: int = 0,
+        vis_period: int = 0,
+    ):
+        super().__init__()
+        features = backbone.output_shape()
+        if in_feature not in features:
+            raise UserError(
+                f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone gives "
+                f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
+            )
+        self.backbone = backbone
+        self.in_feature = in_feature
+        self.position_encoding = position_encoding
+        self.input_proj = nn.Conv2d(features[in_feature].channels, transformer.embed_dim, 1)
+        self.transformer = transformer
+        self.heads = PredictionHeads(transformer.embed_dim, num_classes)
+        self.num_classes = num_classes
+        self.criterion = criterion
+        self.input_format = input_format
+        self.deep_supervision = deep_supervision
+        self.score_threshold = score_threshold
+        self.detections_per_image = detections_per_image
+        self.vis_period = vis_period
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        detr = cfg.MODEL.DETR
+        num_classes = resolve_num_classes(cfg)
+        weights = {
+            "class_weight": detr.CLASS_WEIGHT,
+            "l1_weight": detr.L1_WEIGHT,
+            "giou_weight": detr.GIOU_WEIGHT,
+        }
+        return {
+            "backbone": build_detr_backbone(cfg),
+            "in_feature": detr.IN_FEATURE,
+            "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
+            "transformer": Transformer(
+                embed_dim=detr.HIDDEN_DIM,
+                num_heads=detr.NHEADS,
+                num_encoder_layers=detr.ENC_LAYERS,
+                num_decoder_layers=detr.DEC_LAYERS,
+                num_queries=detr.NUM_OBJECT_QUERIES,
+                feedforward_dim=detr.DIM_FEEDFORWARD,
+                dropout=detr.DROPOUT,
+                pre_norm=detr.PRE_NORM,
+            ),
+            "num_classes": num_classes,
+            "criterion": SetCriterion(
+                num_classes=num_classes,
+                matcher=HungarianMatcher(**weights),
+                no_object_weight=detr.NO_OBJECT_WEIGHT,
+                **weights,
+            ),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "deep_supervision": detr.DEEP_SUPERVISION,
+            "score_threshold": detr.TEST.SCORE_THRESHOLD,
+            "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
+            "vis_period": cfg.VIS_PERIOD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """Train on a batch or detect objects in it.
+
+        Args:
+            batched_inputs: one dict per image with
+
+                * ``image``: (C, H, W) in [0, 255], any dtype, on any device;
+                * ``instances`` (training): Instances with ``gt_boxes`` and ``gt_classes``;
+                * ``height``, ``width`` (inference, optional): the size that detections shall
+                  refer to, if it is not the size of ``image``.
+
+        Returns:
+            In training the weighted losses (see :class:`SetCriterion`), whose sum is the total.
+            In inference one dict per image with ``instances``: ``pred_boxes``, ``scores`` and
+            ``pred_classes`` of one detection per query, unless limited.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+
+        images = self.preprocess_image(batched_inputs)
+        hs, _ = self.transform(images)
+        outputs = self.heads(hs if self.deep_supervision else hs[-1:])
+        losses, metrics = self.compute_losses(outputs, batched_inputs)
+
+        storage = _current_event_storage()
+        if storage is not None:
+            storage.put_scalars(**metrics)
+            if self.vis_period > 0 and storage.iter % self.vis_period == 0:
+                self._draw_predictions(storage, batched_inputs[0], images, outputs)
+        return losses
+
+    @torch.no_grad()
+    def inference(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Instances]]:
+        """Detect objects; see :meth:`forward`."""
+        if not batched_inputs:
+            return []
+        images = self.preprocess_image(batched_inputs)
+        hs, _ = self.transform(images)
+        sizes = [
+            (x.get("height", size[0]), x.get("width", size[1]))
+            for x, size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        return [{"instances": x} for x in self._detect(self.heads(hs[-1:]), sizes)]
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise the images, pad them with zeros to one size and move them to the device."""
+        images = [
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+            for x in batched_inputs
+        ]
+        options = {}
+        if getattr(self.backbone, "padding_constraints", None):
+            options["padding_constraints"] = self.backbone.padding_constraints
+        return ImageList.from_tensors(images, self.backbone.size_divisibility, **options)
+
+    def transform(self, images: ImageList) -> tuple[Tensor, Tensor]:
+        """Run everything up to the prediction heads.
+
+        Returns:
+            hs (L, B, Q, D), the object embeddings of every decoder layer; memory (B, HW, D).
+        """
+        feature = self.backbone(images.tensor)[self.in_feature]
+        padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
+        pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
+        src = self.input_proj(feature).flatten(2).transpose(1, 2)
+        mask = ~padding_mask.flatten(1) if _has_padding(images) else None
+        return self.transformer(src, pos, mask)
+
+    def compute_losses(
+        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Compare predictions with the ground truth; returns losses and metrics.
+
+        Raises:
+            UserError: an input has no ``instances``, or they do not fit the model.
+            FloatingPointError: a prediction is not finite; says which and when.
+        """
+        names = [str(x.get("file_name", "without a name")) for x in batched_inputs]
+        for name, x in zip(names, batched_inputs, strict=True):
+            if "instances" not in x:
+                raise UserError(
+                    f"Image {name} has no 'instances' to train on. A mapper must give empty "
+                    "Instances to images without objects; for inference call model.eval()."
+                )
+        targets = Targets.from_instances(
+            [x["instances"] for x in batched_inputs], self.num_classes, self.device
+        )
+        try:
+            return self.criterion(outputs, targets)
+        except FloatingPointError as error:
+            storage = _current_event_storage()
+            when = "" if storage is None else f" at iteration {storage.iter}"
+            raise FloatingPointError(
+                f"{error}{when}, images {', '.join(names)}. The training has diverged: lower "
+                "SOLVER.BASE_LR, clip gradients (SOLVER.CLIP_GRADIENTS) or train without "
+                "SOLVER.AMP. If it happens in the first iteration, check MODEL.WEIGHTS and the "
+                "images."
+            ) from None
+
+    def _detect(self, outputs: dict[str, Tensor], sizes: list) -> list[Instances]:
+        return postprocess_boxes(
+            outputs["pred_logits"][-1],
+            outputs["pred_boxes"][-1],
+            sizes,
+            score_threshold=self.score_threshold,
+            detections_per_image=self.detections_per_image,
+        )
+
+    @torch.no_grad()
+    def _draw_predictions(
+        self,
+        storage: EventStorage,
+        first_input: dict[str, Any],
+        images: ImageList,
+        outputs: dict[str, Tensor],
+    ) -> None:
+        from d2detr.visualization.drawing import draw_truth_and_predictions  # matplotlib is slow
+
+        first = {name: output[:, :1] for name, output in outputs.items()}
+        predictions = self._detect(first, images.image_sizes[:1])[0]
+        picture = draw_truth_and_predictions(
+            first_input["image"], self.input_format, first_input["instances"], predictions
+        )
+        storage.put_image("truth (left), predictions (right)", picture.transpose(2, 0, 1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
+        adapt_state_dict(state_dict, prefix, self.state_dict())
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@META_ARCH_REGISTRY.register()
+class Detr(DETR):
+    """DETR under the name that the Detectron2 wrapper of the original release gives it."""
+
+
+def _has_padding(images: ImageList) -> bool:
+    # A trace must serve other sizes than the traced ones, so it always keeps the mask.
+    return torch.jit.is_tracing() or any(
+        tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes
+    )
+
+
+def _current_event_storage() -> EventStorage | None:
+    try:
+        return get_event_storage()
+    except AssertionError:  # Detectron2 0.6 has no other way to ask
+        return None

@@ -1,0 +1,50 @@
+from collections.abc import Sequence
+
+import torch
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from d2detr.layers import box_cxcywh_to_xyxy
+
+
+def postprocess_boxes(
+    logits: Tensor,
+    boxes: Tensor,
+    sizes: Sequence,
+    *,
+    score_threshold: float = 0.0,
+    detections_per_image: int = 0,
+) -> list[Instances]:
+    """Turn the last decoder layer's predictions into detections, without suppression.
+
+    Every query gives its best class that is not no-object (paper, section 4: inference).
+
+    Args:
+        logits: (B, Q, K+1), no-object last.
+        boxes: (B, Q, 4), centre, width, height in [0, 1].
+        sizes: B pairs of height and width that the boxes shall refer to.
+        score_threshold: detections with a lower score are dropped.
+        detections_per_image: the best-scored detections to keep, best first; 0 keeps all queries
+            in their order.
+
+    Returns:
+        B Instances with ``pred_boxes`` (XYXY pixels, not clipped), ``scores`` and ``pred_classes``.
+    """
+    scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
+    boxes = box_cxcywh_to_xyxy(boxes)
+    results = []
+    for image_scores, image_classes, image_boxes, (height, width) in zip(
+        scores, classes, boxes, sizes, strict=True
+    ):
+        scale = torch.stack([torch.as_tensor(x) for x in (width, height, width, height)])
+        result = Instances((height, width))
+        result.pred_boxes = Boxes(image_boxes * scale.to(image_boxes, non_blocking=True))
+        result.scores = image_scores
+        result.pred_classes = image_classes
+        if detections_per_image:
+            best = image_scores.topk(min(detections_per_image, len(image_scores))).indices
+            result = result[best]
+        if score_threshold > 0:
+            result = result[result.scores >= score_threshold]
+        results.append(result)
+    return results

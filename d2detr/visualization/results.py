@@ -1,0 +1,98 @@
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.structures import Boxes, BoxMode, Instances
+from PIL import Image
+
+from d2detr.errors import UserError
+from d2detr.visualization.drawing import draw_truth_and_predictions
+
+
+def draw_results(
+    dataset_name: str,
+    results_file: str | Path,
+    output: str | Path,
+    *,
+    num_images: int = 12,
+    columns: int = 3,
+    score_threshold: float = 0.5,
+) -> None:
+    """Draw COCO results beside the ground truth, a grid of the first images of a dataset.
+
+    Args:
+        dataset_name: the registered dataset that was evaluated.
+        results_file: ``coco_instances_results.json`` of COCOEvaluator.
+        output: the picture to write; its suffix decides the format.
+        num_images: pictures in the grid.
+        columns: pictures side by side.
+        score_threshold: detections below it are not drawn.
+
+    Raises:
+        UserError: there is no such results file.
+    """
+    if not Path(results_file).is_file():
+        raise UserError(
+            f"Results file {results_file} does not exist. Evaluate first (--eval-only)."
+        )
+    detections = defaultdict(list)
+    for detection in json.loads(Path(results_file).read_text()):
+        detections[detection["image_id"]].append(detection)
+    dataset = DatasetCatalog.get(dataset_name)[:num_images]
+    metadata = MetadataCatalog.get(dataset_name)
+    pictures = []
+    for record in dataset:
+        image = read_image(record["file_name"], "RGB")
+        size = image.shape[:2]
+        pictures.append(
+            draw_truth_and_predictions(
+                torch.as_tensor(image.copy()).permute(2, 0, 1),
+                "RGB",
+                _truth(record, size),
+                _predictions(detections[record["image_id"]], size, metadata),
+                metadata,
+                score_threshold,
+            )
+        )
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(_grid(pictures, columns)).save(output)
+
+
+def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
+    annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
+    truth = Instances(size)
+    truth.gt_boxes = Boxes(
+        [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
+    )
+    truth.gt_classes = torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64)
+    return truth
+
+
+def _predictions(
+    detections: list[dict[str, Any]], size: tuple[int, int], metadata: Metadata
+) -> Instances:
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    ids = [x["category_id"] for x in detections]
+    predictions = Instances(size)
+    predictions.pred_boxes = Boxes(
+        [BoxMode.convert(x["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for x in detections]
+    )
+    predictions.pred_classes = torch.tensor([contiguous.get(i, i) for i in ids], dtype=torch.int64)
+    predictions.scores = torch.tensor([x["score"] for x in detections])
+    return predictions
+
+
+def _grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:
+    height = max(x.shape[0] for x in pictures) + gap
+    width = max(x.shape[1] for x in pictures) + gap
+    rows = -(-len(pictures) // columns)
+    grid = np.full((rows * height + gap, columns * width + gap, 3), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = (i // columns) * height + gap, (i % columns) * width + gap
+        grid[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return grid

@@ -1,0 +1,47 @@
+from setuptools import find_packages, setup
+
+# Every lower bound was tested; constraints.txt holds the versions that CI uses.
+# Detectron2 itself is not listed: it is not on the package index under its own name.
+REQUIREMENTS = [
+    "torch>=2.6",  # the first whose torch.load refuses to run code from a checkpoint
+    "torchvision>=0.21",
+    "numpy>=1.26",
+    "scipy>=1.11.4",
+    "Pillow>=10.0",
+    "matplotlib>=3.8",
+    "pycocotools>=2.0.7",
+    "faster-coco-eval>=1.6.5",  # COCOEvaluator's speed without Detectron2's extension
+    # What Detectron2 runs on. It asks for them itself, except where only its Python part is
+    # installed, without its requirements, as tools/setup_env.sh does.
+    "fvcore>=0.1.5.post20221221,<0.1.6",
+    "iopath>=0.1.9",
+    "omegaconf>=2.3",
+    "hydra-core>=1.3.2",
+    "yacs>=0.1.8",
+    "tabulate>=0.9",
+    "cloudpickle>=3.0",
+    "tqdm>=4.66",
+    "tensorboard>=2.15",
+    "termcolor>=2.3",
+    "setuptools>=70.1",  # torch.utils.cpp_extension, which default_setup imports
+]
+
+EXTRAS = {
+    # Detectron2's Visualizer imports OpenCV. Not required, because a second build of OpenCV
+    # would overwrite the one that the environment has.
+    "draw": ["opencv-python-headless>=4.8.1.78"],
+    "test": ["pytest>=7.4", "ruff>=0.6", "shapely>=2.0.2"],  # shapely: crops of polygons
+}
+
+setup(
+    name="d2detr",
+    version="0.1.0",
+    description="DETR as a Detectron2 plugin",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["d2detr", "d2detr.*"]), "d2detr.configs"],
+    package_dir={"d2detr.configs": "configs"},
+    package_data={"d2detr.configs": ["**/*.yaml", "**/*.py"]},
+    install_requires=REQUIREMENTS,
+    extras_require=EXTRAS,
+)

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+import d2detr.modeling  # noqa: F401 before anything imports Detectron2, which it repairs
+from d2detr.engine import load_config
+from d2detr.model_zoo import get_config_file
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture
+def tiny_cfg(tmp_path):
+    """A config of a DETR that takes milliseconds, with 5 classes and 10 queries."""
+    cfg = load_config(get_config_file("quickstart.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DETR.NUM_CLASSES = 5
+    cfg.MODEL.DETR.HIDDEN_DIM = 32
+    cfg.MODEL.DETR.DIM_FEEDFORWARD = 64
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.OUTPUT_DIR = str(tmp_path / "output")
+    return cfg

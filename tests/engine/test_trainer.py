@@ -1,0 +1,178 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+
+from d2detr.data import ShapesSplit, register_shapes_split
+from d2detr.engine import Trainer, evaluate
+from d2detr.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("datasets")
+    register_shapes_split("few_shapes", root / "few", ShapesSplit(num_images=24, size=64))
+
+
+@pytest.fixture
+def cfg(tiny_cfg):
+    cfg = tiny_cfg
+    cfg.MODEL.DETR.NUM_CLASSES = 0
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("few_shapes",)
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    cfg.INPUT.MIN_SIZE_TEST = 64
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    cfg.SOLVER.WARMUP_ITERS = 0
+    cfg.SOLVER.STEPS = (5,)
+    cfg.SOLVER.MAX_ITER = 8
+    cfg.SEED = 1
+    cfg.VIS_PERIOD = 0
+    return cfg
+
+
+class RecordingTrainer(Trainer):
+    """Remembers what each iteration saw and can stop as if killed."""
+
+    stop_at = None
+
+    def run_step(self):
+        if self.iter == self.stop_at:
+            raise KeyboardInterrupt
+        super().run_step()
+        self.seen = [*getattr(self, "seen", []), self.storage.latest()["total_loss"][0]]
+        self.rates = [
+            *getattr(self, "rates", []),
+            [group["lr"] for group in self.optimizer.param_groups],
+        ]
+
+
+def train(cfg, stop_at=None, resume=False):
+    torch.manual_seed(0)
+    np.random.seed(0)
+    trainer = RecordingTrainer(cfg)
+    trainer.stop_at = stop_at
+    trainer.resume_or_load(resume=resume)
+    if stop_at is None:
+        trainer.train()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    return trainer
+
+
+def read_metrics(cfg):
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    return {key: value for line in lines for key, value in json.loads(line).items()}
+
+
+def test_trains_evaluates_and_logs(cfg):
+    cfg.TEST.EVAL_PERIOD = 4
+    trainer = train(cfg)
+    latest = {name: value for name, (value, _) in trainer.storage.latest().items()}
+    losses = sum(value for name, value in latest.items() if name.startswith("loss_"))
+    assert losses == pytest.approx(latest["total_loss"], rel=1e-5)
+    metrics = read_metrics(cfg)
+    for key in ("class_error", "cardinality_error", "lr", "time", "data_time", "bbox/AP"):
+        assert key in metrics
+    output = Path(cfg.OUTPUT_DIR)
+    assert (output / "model_final.pth").is_file()
+    assert (output / "inference" / "coco_instances_results.json").is_file()
+    assert list(output.glob("events.out.tfevents.*"))
+    assert trainer._last_eval_results["bbox"]["AP"] >= 0
+
+
+def test_resuming_continues_everything(cfg):
+    """An interrupted and resumed training sees the images and does the steps of a whole one."""
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.TEST.EVAL_PERIOD = 0
+    cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    whole = train(cfg)
+
+    cfg.OUTPUT_DIR += "_interrupted"
+    train(cfg, stop_at=3)
+    cfg.SEED = 7  # the order of the images comes from the checkpoint
+    resumed = train(cfg, resume=True)
+    assert resumed.start_iter == 3
+    assert resumed.seen == pytest.approx(whole.seen[3:], rel=1e-4)
+    assert resumed.rates == whole.rates[3:]
+    for name, parameter in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], parameter)
+
+
+def test_schedule_divides_every_group(cfg):
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.5
+    trainer = train(cfg)
+    first, last = trainer.rates[0], trainer.rates[-1]
+    assert sorted(first) == pytest.approx([0.0002, 0.0004])
+    assert last == pytest.approx([rate / 10 for rate in first])
+
+
+def test_mixed_precision_on_the_cpu_is_close_to_float32(cfg):
+    full = train(cfg).seen
+    cfg.SOLVER.AMP.ENABLED = True
+    mixed = train(cfg).seen
+    assert mixed != full
+    assert mixed == pytest.approx(full, rel=2e-2)
+
+
+def test_unknown_precision(cfg):
+    cfg.SOLVER.AMP.DTYPE = "float8"
+    with pytest.raises(UserError, match="SOLVER.AMP.DTYPE is 'float8'"):
+        Trainer(cfg)
+
+
+def test_diverged_training_stops_before_the_weights_are_lost(cfg):
+    trainer = Trainer(cfg)
+    trainer.model.heads.class_embed.weight.data.fill_(float("inf"))
+    before = trainer.model.heads.bbox_embed.layers[0].weight.detach().clone()
+    with pytest.raises(FloatingPointError, match="pred_logits .* iteration 0"):
+        trainer.train()
+    assert torch.equal(trainer.model.heads.bbox_embed.layers[0].weight, before)
+
+
+def test_evaluates_a_checkpoint_to_the_same_numbers(cfg):
+    trained = train(cfg)._last_eval_results["bbox"]
+    cfg.MODEL.WEIGHTS = str(Path(cfg.OUTPUT_DIR) / "model_final.pth")
+    assert evaluate(cfg)["bbox"] == pytest.approx(trained, nan_ok=True)
+    cfg.MODEL.WEIGHTS = ""
+    assert evaluate(cfg, resume=True)["bbox"] == pytest.approx(trained, nan_ok=True)
+
+
+def test_detectron2_mapper_trains_too(cfg):
+    cfg.INPUT.DATASET_MAPPER_NAME = "default"
+    cfg.SOLVER.MAX_ITER = 2
+    assert len(train(cfg).seen) == 2
+
+
+def test_weights_that_do_not_exist(cfg):
+    cfg.MODEL.WEIGHTS = "nowhere.pth"
+    with pytest.raises(UserError, match="MODEL.WEIGHTS nowhere.pth does not exist"):
+        Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_weights_that_cannot_be_downloaded(cfg):
+    cfg.MODEL.WEIGHTS = "http://localhost:9/detr.pth"
+    with pytest.raises(UserError, match="http://localhost:9/detr.pth cannot be .*path of a file"):
+        Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_weights_of_another_model(cfg, tmp_path):
+    cfg.MODEL.WEIGHTS = str(tmp_path / "other.pth")
+    torch.save({"model": {"encoder.block.weight": torch.zeros(2)}}, cfg.MODEL.WEIGHTS)
+    with pytest.raises(UserError, match="fit no parameter.*encoder.block.weight"):
+        Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_unknown_evaluator(cfg):
+    metadata = MetadataCatalog.get("few_shapes")
+    with pytest.raises(UserError, match="evaluator_type 'odd'; known are coco, lvis"):
+        try:
+            del metadata.evaluator_type
+            metadata.evaluator_type = "odd"
+            Trainer.build_evaluator(cfg, "few_shapes")
+        finally:
+            del metadata.evaluator_type
+            metadata.evaluator_type = "coco"

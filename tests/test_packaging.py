@@ -1,0 +1,148 @@
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+
+
+# ------------------------------------------------------------------------------------------------
+# What is declared
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
+def test_ci_uses_one_version_of_every_dependency_and_its_bounds_allow_it(python):
+    environment = {**default_environment(), "python_version": python}
+    pins = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(environment):
+                assert pin.name not in pins
+                pins[pin.name] = str(pin.specifier).removeprefix("==")
+    requirements = declared_requirements()
+    assert sorted(pins) == sorted(requirement.name for requirement in requirements)
+    for requirement in requirements:
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
+
+
+def declared_requirements():
+    declared = []
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign):
+            value = ast.literal_eval(node.value)
+            declared += value if isinstance(value, list) else sum(value.values(), [])
+    assert declared
+    return [Requirement(requirement) for requirement in declared]
+
+
+# ------------------------------------------------------------------------------------------------
+# What is installed
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the package as `pip install .` installs it, away from the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("d2detr", "configs"):
+        shutil.copytree(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    built = run([*pip, "--wheel-dir", source, source])
+    assert built.returncode == 0, built.stderr
+    folder = tmp_path_factory.mktemp("site-packages")
+    with zipfile.ZipFile(next(source.glob("*.whl"))) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+def test_installed_package_holds_every_config(installed):
+    in_checkout = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
+    in_package = (installed / "d2detr" / "configs").rglob("*.yaml")
+    assert {path.relative_to(installed / "d2detr") for path in in_package} == in_checkout
+
+
+def test_installed_package_finds_its_configs(installed):
+    code = "from d2detr.model_zoo import get_config_file as f; print(f('detr_r50.yaml'))"
+    process = run([sys.executable, "-W", "ignore", "-c", code], installed)
+    assert process.stdout.strip() == str(installed / "d2detr" / "configs" / "detr_r50.yaml")
+
+
+def test_import_without_detectron2_says_how_to_get_it(installed):
+    code = "import sys; sys.modules['detectron2'] = None; import d2detr"
+    process = run([sys.executable, "-c", code], installed)
+    assert process.returncode == 1
+    assert "ImportError: d2detr needs Detectron2, which is not installed" in process.stderr
+
+
+def run(command, python_path=None, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(python_path or ""), **environment}
+    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+
+
+# ------------------------------------------------------------------------------------------------
+# tools/setup_env.sh
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    (tmp_path / "tools").mkdir()
+    for name in ("setup.py", "constraints.txt", "tools/setup_env.sh"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "python, message",
+    [
+        ('[ "$1" = -V ] && echo Python 3.9.1 || exit 1', "is Python 3.9.1, d2detr needs 3.10"),
+        ('case "$2" in *venv*) exit 1;; esac', "lacks venv or pip"),
+        (None, "there is no"),
+    ],
+)
+def test_setup_names_what_is_wrong_with_python(checkout, python, message):
+    if python:
+        write_script(checkout / "python", python)
+    process = run_setup(checkout, PYTHON=str(checkout / "python"), VIRTUAL_ENV="")
+    assert process.returncode == 1
+    assert "[set-up] error: " in process.stderr
+    assert message in process.stderr
+
+
+def test_setup_installs_once_and_again_when_the_dependencies_change(checkout):
+    environment, installs = checkout / "environment", checkout / "installs"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "activate").touch()
+    record = f'[ "$3" = install ] && {{ echo "$@" >> {installs}; exit; }}'
+    write_script(environment / "bin" / "python", f'{record}\nexec {sys.executable} "$@"')
+
+    def installs_d2detr():
+        installs.write_text("")
+        process = run_setup(checkout, VIRTUAL_ENV=str(environment))
+        assert process.returncode == 0, process.stderr
+        return f"--editable {checkout}[draw,test]" in installs.read_text()
+
+    assert installs_d2detr()
+    assert not installs_d2detr()
+    (checkout / "constraints.txt").write_text("numpy==2.0.0")
+    assert installs_d2detr()
+
+
+def run_setup(checkout, **environment):
+    return run(["bash", checkout / "tools" / "setup_env.sh", "test"], ROOT, **environment)
+
+
+def write_script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)

@@ -1,0 +1,40 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2detr.data import ShapesSplit, register_shapes_split
+from d2detr.errors import UserError
+from d2detr.visualization import draw_results
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("datasets") / "drawn"
+    register_shapes_split("drawn_shapes", directory, ShapesSplit(num_images=3, size=64))
+    return "drawn_shapes"
+
+
+def draw(shapes, tmp_path, detections):
+    results, output = tmp_path / "results.json", tmp_path / "new" / "grid.png"
+    results.write_text(json.dumps(detections))
+    draw_results(shapes, results, output, num_images=3, columns=2)
+    return np.asarray(Image.open(output)).astype(int)
+
+
+def test_confident_detections_are_drawn_on_the_right(shapes, tmp_path):
+    detection = {"image_id": 1, "category_id": 2, "bbox": [8, 8, 40, 40]}
+    without = draw(shapes, tmp_path, [{**detection, "score": 0.4}])
+    drawn = draw(shapes, tmp_path, [{**detection, "score": 0.9}])
+    changed = (drawn != without).any(-1)
+    rows, columns = np.nonzero(changed)
+    width = drawn.shape[1] // 2  # of the first image, whose right half shows the predictions
+    assert len(rows) > 0
+    assert width / 2 < columns.min() and columns.max() < width
+    assert rows.max() < drawn.shape[0] / 2
+
+
+def test_missing_results(shapes, tmp_path):
+    with pytest.raises(UserError, match="none.json does not exist"):
+        draw_results(shapes, tmp_path / "none.json", tmp_path / "grid.png")
