@@ -52,7 +52,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     if trained:
         if name not in _RELEASED_WEIGHTS:
             raise UserError(
-                f"There are no released weights for {name}; only for {', '.join(_RELEASED_WEIGHTS)}."
+                f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have."
             )
         cfg.MODEL.WEIGHTS = _RELEASED_WEIGHTS[name]
     return cfg

@@ -79,6 +79,7 @@ class Trainer(DefaultTrainer):
         self.optimizer.zero_grad()
         self._grad_scaler.scale(sum(losses.values())).backward()
         self._log_losses(losses, data_time)
+        self._grad_scaler.unscale_(self.optimizer)  # before its step clips
         self._grad_scaler.step(self.optimizer)
         self._grad_scaler.update()
 
