@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2detr.data.classes import check_num_classes, resolve_num_classes
+from d2detr.data.dataset_mapper import xyxy_boxes
 from d2detr.data.image_files import check_image_files
 from d2detr.data.loading import load_dataset
 from d2detr.errors import UserError
@@ -127,7 +127,7 @@ def check_annotations(
         (category_ids < 0) | (category_ids >= num_classes),
         f"has a category id outside of the {num_classes} classes [0, {num_classes - 1}]",
     )
-    boxes = _xyxy_boxes(annotations)
+    boxes = xyxy_boxes(annotations)
     reject(~np.isfinite(boxes).all(axis=1), "has a box that is not finite")
 
     limits = np.array(
@@ -176,17 +176,6 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
                 f"{counts.objects_per_image.max()}). Each query finds one object, so that some "
                 "of these are not learned; raise MODEL.DETR.NUM_OBJECT_QUERIES to find all."
             )
-
-
-def _xyxy_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """Return boxes (N, 4) in float64."""
-    boxes = np.zeros((len(annotations), 4))
-    modes = np.array([int(item["bbox_mode"]) for item in annotations])
-    for mode in set(modes.tolist()):
-        rows = np.flatnonzero(modes == mode)
-        given = np.array([annotations[row]["bbox"] for row in rows], dtype=np.float64)
-        boxes[rows] = BoxMode.convert(given, BoxMode(mode), BoxMode.XYXY_ABS)
-    return boxes
 
 
 def _describe_annotation(name: str, record: dict[str, Any], annotation: dict[str, Any]) -> str:

@@ -125,24 +125,42 @@ def annotations_to_instances(
         Instances with at most N objects: ``gt_boxes`` (XYXY, in pixels), ``gt_classes`` and, with
         masks, ``gt_masks`` (BitMasks). Objects without any box area in the image are left out.
     """
+    height, width = image_size
+    boxes = transforms.apply_box(xyxy_boxes(annotations)).reshape(-1, 4).astype(np.float32)
+    boxes = boxes.clip(0, (width, height, width, height))
+    # By box alone, as the original does: training with masks must see the same objects.
+    kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    annotations = [annotations[index] for index in kept]
     instances = Instances(image_size)
-    boxes = Boxes(transforms.apply_box(_xyxy_boxes(annotations)).reshape(-1, 4))
-    boxes.clip(image_size)
-    instances.gt_boxes = boxes
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes[kept]))
     instances.gt_classes = torch.tensor(
         [int(annotation["category_id"]) for annotation in annotations], dtype=torch.int64
     )
-    # Before there are masks: the original removes objects by their boxes alone, and training with
-    # masks must see the same boxes as training without.
-    instances, kept = utils.filter_empty_instances(instances, return_mask=True)
     if with_masks:
-        visible = [annotations[index] for index in kept.nonzero().flatten().tolist()]
         # NumPy, because torch fills large tensors with threads, which workers compete for.
-        masks = np.zeros((len(visible), *image_size), dtype=bool)
-        for mask, annotation in zip(masks, visible, strict=True):
+        masks = np.zeros((len(annotations), *image_size), dtype=bool)
+        for mask, annotation in zip(masks, annotations, strict=True):
             mask[:] = _transform_segmentation(annotation["segmentation"], transforms, image_size)
         instances.gt_masks = BitMasks(torch.from_numpy(masks))
     return instances
+
+
+def xyxy_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Collect the boxes of annotations.
+
+    Args:
+        annotations: N annotations in Detectron2's dataset format, with any "bbox_mode".
+
+    Returns:
+        XYXY boxes (N, 4) in pixels, in float64: transforms compute in the type that they get.
+    """
+    boxes = np.zeros((len(annotations), 4))
+    modes = np.array([int(annotation["bbox_mode"]) for annotation in annotations])
+    for mode in np.unique(modes):
+        rows = np.flatnonzero(modes == mode)
+        given = np.array([annotations[row]["bbox"] for row in rows], dtype=np.float64)
+        boxes[rows] = BoxMode.convert(given, BoxMode(mode), BoxMode.XYXY_ABS)
+    return boxes
 
 
 def _read_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
@@ -161,19 +179,6 @@ def _read_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
             f"{dataset_dict['height']}. Correct the width and height of the annotation file."
         ) from error
     return image
-
-
-def _xyxy_boxes(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """Return boxes (N, 4) in float64, because transforms compute in the type that they get."""
-    boxes = [
-        BoxMode.convert(
-            np.asarray([annotation["bbox"]], dtype=np.float64),
-            BoxMode(annotation["bbox_mode"]),
-            BoxMode.XYXY_ABS,
-        )
-        for annotation in annotations
-    ]
-    return np.concatenate(boxes) if boxes else np.zeros((0, 4))
 
 
 def _transform_segmentation(

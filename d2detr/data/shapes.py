@@ -16,11 +16,13 @@ STUFF_CLASSES = ("sky", "meadow")
 
 MAX_SHAPES = 3
 # Diameters of the circles around the shapes, relative to the image's side.
-DIAMETERS = (0.28, 0.6)
+DIAMETERS = (0.3, 0.6)
+# How far shapes lean to either side, in radians.
+MAX_TILT = np.pi / 6
 # A shape is put elsewhere if it would leave less than this share of another one visible.
-MIN_VISIBLE = 0.5
+MIN_VISIBLE = 0.6
 # Euclidean distance, of 441 at most, of a shape's colour to the background's and other shapes'.
-MIN_COLOR_DISTANCE = 110
+MIN_COLOR_DISTANCE = 120
 # Shapes are drawn this many times larger and averaged, which smooths their edges.
 SUPERSAMPLING = 4
 
@@ -70,7 +72,7 @@ def draw_shapes_image(seed: list[int], size: int) -> ShapesImage:
         full_areas.append(int(mask.sum()))
         classes.append(label)
     # Noise keeps flat regions from being an unmistakable sign of a shape.
-    canvas += random.normal(0, 4, canvas.shape)
+    canvas += random.normal(0, 3, canvas.shape)
     return ShapesImage(
         image=canvas.clip(0, 255).astype(np.uint8),
         classes=classes,
@@ -89,8 +91,8 @@ def _draw_background(
     waves = np.sin(x * random.uniform(0.3, 1.5) + random.uniform(0, 2 * np.pi))
     horizon = size * (random.uniform(0.3, 0.6) + 0.07 * waves)
     stuff = (np.arange(size)[:, None] >= horizon[None, :]).astype(np.uint8)
-    clouds = _smooth_noise(random, size, cells=(6, 3)) * 22
-    blades = _smooth_noise(random, size, cells=(size // 6, size // 3)) * 20
+    clouds = _smooth_noise(random, size, cells=(6, 3)) * 16
+    blades = _smooth_noise(random, size, cells=(size // 6, size // 3)) * 14
     canvas = np.where(stuff[..., None] == 0, sky + clouds[..., None], meadow + blades[..., None])
     return canvas, stuff, [sky, meadow]
 
@@ -112,7 +114,7 @@ def _place_shape(
     for _ in range(20):
         radius = size * random.uniform(*DIAMETERS) / 2
         center = random.uniform(radius, size - radius, 2)
-        points = _outline(name, random.uniform(0, 2 * np.pi)) * radius + center
+        points = _outline(name, random.uniform(-MAX_TILT, MAX_TILT)) * radius + center
         coverage = _rasterize(points, size)
         mask = coverage >= 0.5
         visible_areas = [int((other & ~mask).sum()) for other in masks]
@@ -121,21 +123,23 @@ def _place_shape(
     return None
 
 
-def _outline(name: str, angle: float) -> np.ndarray:
-    """Return the corners (P, 2) of a rotated shape, inside the unit circle."""
+def _outline(name: str, tilt: float) -> np.ndarray:
+    """Return the corners (P, 2) of a tilted shape, inside the unit circle."""
+    # Corners are given by their directions, in turns from the top, and their distances.
     if name == "cross":
-        arm = 0.28
-        corner = np.array([(1, arm), (arm, arm), (arm, 1), (-arm, 1)]) / np.hypot(1, arm)
-        turns = np.arange(4) * np.pi / 2 + angle
-        return np.concatenate([corner[:3] @ _rotation(turn) for turn in -turns])
-    corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[name]
-    angles = np.arange(corners) * 2 * np.pi / corners + angle
-    radii = np.where(np.arange(corners) % 2, 0.45, 1) if name == "star" else np.ones(corners)
-    return np.stack((np.cos(angles), np.sin(angles)), axis=1) * radii[:, None]
-
-
-def _rotation(angle: float) -> np.ndarray:
-    return np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
+        half_width = 0.28
+        tip, notch = np.arctan(half_width) / (2 * np.pi), 1 / 8
+        turns = np.add.outer(np.arange(4) / 4, (-tip, tip, notch)).ravel()
+        distances = np.tile((1, 1, half_width * np.sqrt(2) / np.hypot(1, half_width)), 4)
+    elif name == "star":
+        turns, distances = np.arange(10) / 10, np.tile((1, 0.45), 5)
+    elif name == "square":
+        turns, distances = np.arange(4) / 4 + 1 / 8, np.ones(4)
+    else:
+        corners = {"circle": 48, "triangle": 3}[name]
+        turns, distances = np.arange(corners) / corners, np.ones(corners)
+    angles = turns * 2 * np.pi + tilt
+    return np.stack((np.sin(angles), -np.cos(angles)), axis=1) * distances[:, None]
 
 
 def _rasterize(points: np.ndarray, size: int) -> np.ndarray:
