@@ -18,7 +18,7 @@ MAX_SHAPES = 3
 # Diameters of the circles around the shapes, relative to the image's side.
 DIAMETERS = (0.3, 0.6)
 # How far shapes lean to either side, in radians.
-MAX_TILT = np.pi / 6
+MAX_TILT = np.pi / 12
 # A shape is put elsewhere if it would leave less than this share of another one visible.
 MIN_VISIBLE = 0.6
 # Euclidean distance, of 441 at most, of a shape's colour to the background's and other shapes'.
@@ -85,14 +85,14 @@ def _draw_background(
     random: np.random.RandomState, size: int
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Return the canvas (H, W, 3) in float, the stuff labels (H, W) and two stuff colours (3,)."""
-    sky = np.array((135, 185, 230)) + random.uniform(-25, 25, 3)
-    meadow = np.array((95, 150, 70)) + random.uniform(-25, 25, 3)
+    sky = np.array((200, 222, 242)) + random.uniform(-12, 12, 3)
+    meadow = np.array((196, 214, 176)) + random.uniform(-12, 12, 3)
     x = np.linspace(0, 2 * np.pi, size)
     waves = np.sin(x * random.uniform(0.3, 1.5) + random.uniform(0, 2 * np.pi))
     horizon = size * (random.uniform(0.3, 0.6) + 0.07 * waves)
     stuff = (np.arange(size)[:, None] >= horizon[None, :]).astype(np.uint8)
-    clouds = _smooth_noise(random, size, cells=(6, 3)) * 16
-    blades = _smooth_noise(random, size, cells=(size // 6, size // 3)) * 14
+    clouds = _smooth_noise(random, size, cells=(6, 3)) * 10
+    blades = _smooth_noise(random, size, cells=(size // 6, size // 3)) * 9
     canvas = np.where(stuff[..., None] == 0, sky + clouds[..., None], meadow + blades[..., None])
     return canvas, stuff, [sky, meadow]
 
@@ -152,7 +152,7 @@ def _rasterize(points: np.ndarray, size: int) -> np.ndarray:
 def _random_color(random: np.random.RandomState, others: list[np.ndarray]) -> np.ndarray:
     """Return a vivid colour (3,) that differs from all others."""
     while True:
-        hsv = random.uniform(0, 1), random.uniform(0.6, 1), random.uniform(0.5, 1)
+        hsv = random.uniform(0, 1), random.uniform(0.7, 1), random.uniform(0.4, 0.9)
         color = np.array(colorsys.hsv_to_rgb(*hsv)) * 255
         if min(np.linalg.norm(other - color) for other in others) >= MIN_COLOR_DISTANCE:
             return color
