@@ -12,8 +12,13 @@ from d2detr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_COCO_IDS = [x["id"] for x in COCO_CATEGORIES if x["isthing"]]
-_NUM_ORIGINAL_CLASSES = 91
+# The category ids of COCO's contiguous classes: 80 things, or 133 things and stuff.
+_COCO_IDS = {
+    80: [x["id"] for x in COCO_CATEGORIES if x["isthing"]],
+    133: [x["id"] for x in COCO_CATEGORIES],
+}
+# Classes of the original heads, unused category ids included: detection and panoptic.
+_NUM_ORIGINAL_CLASSES = (91, 250)
 
 
 def adapt_state_dict(
@@ -24,7 +29,7 @@ def adapt_state_dict(
     DETR calls it from its load hook, so that ``load_state_dict``, DetectionCheckpointer and
     DefaultPredictor all take the same files. Tensors of another shape than the model's are left
     out, with a warning, except for the class head of an original checkpoint in a COCO model of 80
-    contiguous classes, whose rows are picked by category id.
+    (or, from a panoptic checkpoint, 133) contiguous classes, whose rows are picked by category id.
 
     Args:
         state_dict: all weights to load; those below ``prefix`` are replaced.
@@ -55,9 +60,10 @@ def adapt_state_dict(
 
 def _fit(key: str, value: Tensor, own: Tensor) -> Tensor | None:
     if key.startswith("heads.class_embed.") and value.shape[1:] == own.shape[1:]:
-        rows = [*_COCO_IDS, _NUM_ORIGINAL_CLASSES]  # no-object is the last row
-        if len(value) == _NUM_ORIGINAL_CLASSES + 1 and len(own) == len(rows):
-            return value[torch.tensor(rows)]
+        num_classes = len(value) - 1  # no-object is the last row
+        ids = _COCO_IDS.get(len(own) - 1, ())
+        if num_classes in _NUM_ORIGINAL_CLASSES and ids and max(ids) < num_classes:
+            return value[torch.tensor([*ids, num_classes])]
     logger.warning(
         "%s keeps its initial value: it is %s in the weights and %s in the model.",
         key,
