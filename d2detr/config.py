@@ -26,6 +26,9 @@ def add_detr_config(cfg: CN) -> None:
     # trains in bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
 
+    # Compute panoptic quality with the "panopticapi" package, which must then be installed.
+    cfg.TEST.PANOPTIC_API = False
+
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.
     cfg.MODEL.DETR.NUM_CLASSES = 0

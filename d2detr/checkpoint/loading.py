@@ -12,6 +12,7 @@ from d2detr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+_MASK_HEAD = "mask_head."
 # The category ids of COCO's contiguous classes: 80 things, or 133 things and stuff.
 _COCO_IDS = {
     80: [x["id"] for x in COCO_CATEGORIES if x["isthing"]],
@@ -53,6 +54,8 @@ def adapt_state_dict(
             f"The weights fit no parameter of this model. The file has, for example, "
             f"{keys[:3]}; the model needs, for example, {list(model_state)[:3]}."
         )
+    if keys and any(x.startswith(_MASK_HEAD) for x in model_state.keys() - weights.keys()):
+        logger.warning("The weights have no mask head for this model: it starts from scratch.")
     for key in keys:
         del state_dict[key]
     state_dict.update({prefix + key: value for key, value in weights.items()})
@@ -73,11 +76,12 @@ def _fit(key: str, value: Tensor, own: Tensor) -> Tensor | None:
     return None
 
 
-def fetch_weights(path: str) -> None:
+def fetch_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
     """Make sure that a weights file is on this machine, downloading it if ``path`` is a URL.
 
     Args:
         path: ``MODEL.WEIGHTS``: a file, a URL, ``detectron2://...``, or "" for none.
+        key: the config key that ``path`` is the value of, for the messages.
 
     Raises:
         UserError: the file does not exist or cannot be downloaded.
@@ -88,8 +92,8 @@ def fetch_weights(path: str) -> None:
         found = os.path.isfile(PathManager.get_local_path(path))
     except Exception as error:  # a handler may raise whatever its library does
         raise UserError(
-            f"MODEL.WEIGHTS {path} cannot be downloaded: {error}. MODEL.WEIGHTS also takes the "
-            'path of a file, or "" to train from scratch.'
+            f"{key} {path} cannot be downloaded: {error}. {key} also takes the path of a file, or "
+            '"" for none.'
         ) from None
     if not found:
-        raise UserError(f"MODEL.WEIGHTS {path} does not exist.")
+        raise UserError(f"{key} {path} does not exist.")

@@ -1,3 +1,4 @@
+import logging
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from d2detr.modeling.postprocess_masks import Segmenter
 from d2detr.modeling.segmentation import segmentation_from_config
 from d2detr.modeling.targets import Targets
 from d2detr.modeling.transformer import Transformer
+
+logger = logging.getLogger(__name__)
 
 
 class Encoded(NamedTuple):
@@ -116,6 +119,10 @@ class DETR(nn.Module):
                     "MODEL.DETR.FREEZE_BOX_MODEL to False."
                 )
             self.requires_grad_(False)
+            trained = sum(x.numel() for x in mask_head.parameters())
+            logger.info(
+                f"The box model is frozen; the {trained:,} parameters of the mask head learn."
+            )
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
