@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -61,6 +62,7 @@ class DETR(nn.Module):
         mask_head: predicts masks; None detects boxes alone.
         segmenter: what inference does with the mask head's logits.
         freeze_box_model: train the mask head alone, on top of a trained box model.
+        dataset_name: whose metadata names the classes in pictures; without it they are numbered.
         pixel_mean: per channel, subtracted from images in [0, 255].
         pixel_std: per channel, divides the difference.
         input_format: order of the image channels, "RGB" or "BGR"; only drawing needs it.
@@ -90,6 +92,7 @@ class DETR(nn.Module):
         mask_head: MaskHead | None = None,
         segmenter: Segmenter | None = None,
         freeze_box_model: bool = False,
+        dataset_name: str | None = None,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -125,6 +128,7 @@ class DETR(nn.Module):
             )
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
+        self.dataset_name = dataset_name
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -169,6 +173,7 @@ class DETR(nn.Module):
             "score_threshold": detr.TEST.SCORE_THRESHOLD,
             "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
+            "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
         }
 
     @property
@@ -340,16 +345,30 @@ class DETR(nn.Module):
         outputs: dict[str, Tensor],
         mask_inputs: MaskInputs | None,
     ) -> None:
-        from d2detr.visualization.drawing import draw_truth_and_predictions  # matplotlib is slow
+        from d2detr.visualization.drawing import (  # matplotlib is slow
+            draw_panoptic,
+            draw_truth_and_predictions,
+        )
 
+        metadata = MetadataCatalog.get(self.dataset_name) if self.dataset_name else None
         result = self._postprocess(outputs, mask_inputs, images, images.image_sizes[:1])[0]
         picture = draw_truth_and_predictions(
             first_input["image"],
             self.input_format,
             first_input["instances"],
             result["instances"],
+            metadata,
         )
         storage.put_image("truth (left), predictions (right)", picture.transpose(2, 0, 1))
+        if "panoptic_seg" in result:
+            picture = draw_panoptic(
+                first_input["image"],
+                self.input_format,
+                self.segmenter.to_panoptic(first_input["instances"]),
+                result["panoptic_seg"],
+                metadata,
+            )
+            storage.put_image("panoptic segmentation", picture.transpose(2, 0, 1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         adapt_state_dict(state_dict, prefix, self.state_dict())

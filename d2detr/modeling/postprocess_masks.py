@@ -87,6 +87,16 @@ class Segmenter:
             )
         return result
 
+    def to_panoptic(self, truth: Instances) -> tuple[Tensor, list[dict[str, Any]]]:
+        """The panoptic segmentation that ``gt_masks`` (BitMasks) and ``gt_classes`` describe."""
+        ids = torch.zeros(truth.image_size, dtype=torch.int32)
+        segments = []
+        for number, label in enumerate(truth.gt_classes.tolist(), start=1):
+            ids[truth.gt_masks.tensor[number - 1].cpu()] = number
+            is_thing = label in self.thing_classes
+            segments.append({"id": number, "category_id": label, "isthing": is_thing})
+        return ids, segments
+
 
 def predict_in_passes(
     predict_masks: Callable[[Tensor], Tensor], queries: Tensor, padded_size: Size
