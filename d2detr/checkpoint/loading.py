@@ -54,7 +54,9 @@ def adapt_state_dict(
             f"The weights fit no parameter of this model. The file has, for example, "
             f"{keys[:3]}; the model needs, for example, {list(model_state)[:3]}."
         )
-    if keys and any(x.startswith(_MASK_HEAD) for x in model_state.keys() - weights.keys()):
+    missing = model_state.keys() - weights.keys()
+    is_detr = any(key.startswith("transformer.") for key in weights)  # and not a backbone alone
+    if is_detr and any(key.startswith(_MASK_HEAD) for key in missing):
         logger.warning("The weights have no mask head for this model: it starts from scratch.")
     for key in keys:
         del state_dict[key]

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -345,30 +344,18 @@ class DETR(nn.Module):
         outputs: dict[str, Tensor],
         mask_inputs: MaskInputs | None,
     ) -> None:
-        from d2detr.visualization.drawing import (  # matplotlib is slow
-            draw_panoptic,
-            draw_truth_and_predictions,
-        )
+        from d2detr.visualization.training import put_pictures  # matplotlib is slow
 
-        metadata = MetadataCatalog.get(self.dataset_name) if self.dataset_name else None
         result = self._postprocess(outputs, mask_inputs, images, images.image_sizes[:1])[0]
-        picture = draw_truth_and_predictions(
-            first_input["image"],
-            self.input_format,
-            first_input["instances"],
-            result["instances"],
-            metadata,
+        truth = first_input["instances"]
+        put_pictures(
+            storage,
+            first_input,
+            result,
+            image_format=self.input_format,
+            dataset_name=self.dataset_name,
+            true_panoptic=self.segmenter.to_panoptic(truth) if "panoptic_seg" in result else None,
         )
-        storage.put_image("truth (left), predictions (right)", picture.transpose(2, 0, 1))
-        if "panoptic_seg" in result:
-            picture = draw_panoptic(
-                first_input["image"],
-                self.input_format,
-                self.segmenter.to_panoptic(first_input["instances"]),
-                result["panoptic_seg"],
-                metadata,
-            )
-            storage.put_image("panoptic segmentation", picture.transpose(2, 0, 1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         adapt_state_dict(state_dict, prefix, self.state_dict())

@@ -13,6 +13,8 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import Tensor
 
+from d2detr.modeling.targets import join_masks
+
 # Masks are predicted and upsampled a few at a time, so that their number does not decide the
 # memory that inference needs. Cells are those of the finest feature (32 or more channels).
 _CELLS_PER_PASS = 2**20
@@ -88,11 +90,12 @@ class Segmenter:
         return result
 
     def to_panoptic(self, truth: Instances) -> tuple[Tensor, list[dict[str, Any]]]:
-        """The panoptic segmentation that ``gt_masks`` (BitMasks) and ``gt_classes`` describe."""
+        """The panoptic segmentation that ``gt_masks`` and ``gt_classes`` describe."""
         ids = torch.zeros(truth.image_size, dtype=torch.int32)
         segments = []
+        masks = join_masks([truth], truth.image_size).cpu()
         for number, label in enumerate(truth.gt_classes.tolist(), start=1):
-            ids[truth.gt_masks.tensor[number - 1].cpu()] = number
+            ids[masks[number - 1]] = number
             is_thing = label in self.thing_classes
             segments.append({"id": number, "category_id": label, "isthing": is_thing})
         return ids, segments

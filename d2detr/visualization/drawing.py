@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import Instances
+from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
@@ -27,7 +27,7 @@ def draw_truth_and_predictions(
     Args:
         image: (C, H, W) in [0, 255].
         image_format: order of its channels, "RGB" or "BGR".
-        truth: ``gt_boxes``, ``gt_classes`` and, to draw them, ``gt_masks`` (BitMasks).
+        truth: ``gt_boxes``, ``gt_classes`` and, to draw them, ``gt_masks``.
         predictions: ``pred_boxes``, ``pred_classes``, ``scores`` and, to draw them,
             ``pred_masks``, in pixels of ``image``.
         metadata: whose ``thing_classes`` name the classes; without it they are numbered.
@@ -40,8 +40,8 @@ def draw_truth_and_predictions(
     truth = truth.to("cpu")
     shown = predictions[predictions.scores >= score_threshold].to("cpu")
     names = metadata.get("thing_classes") if metadata is not None else None
-    true_masks = truth.gt_masks.tensor if truth.has("gt_masks") else None
-    masks = shown.pred_masks if shown.has("pred_masks") else None
+    true_masks = truth.gt_masks if truth.has("gt_masks") else None
+    masks = shown.pred_masks.numpy() if shown.has("pred_masks") else None
     left = _draw(rgb, truth.gt_boxes.tensor, true_masks, truth.gt_classes, None, names)
     right = _draw(rgb, shown.pred_boxes.tensor, masks, shown.pred_classes, shown.scores, names)
     return _side_by_side(left, right)
@@ -80,7 +80,7 @@ def draw_panoptic(
 def _draw(
     rgb: np.ndarray,
     boxes: torch.Tensor,
-    masks: torch.Tensor | None,
+    masks: np.ndarray | BitMasks | PolygonMasks | None,
     classes: torch.Tensor,
     scores: torch.Tensor | None,
     names: list[str] | None,
@@ -92,7 +92,7 @@ def _draw(
     visualizer = Visualizer(rgb, scale=_scale(rgb))
     visualizer.overlay_instances(
         boxes=boxes,
-        masks=None if masks is None else masks.numpy(),
+        masks=masks,
         labels=labels,
         assigned_colors=[colors[i % len(colors)] for i in classes.tolist()],
     )

@@ -1,5 +1,6 @@
 """DETR with a mask head, as Detectron2 uses it."""
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -200,10 +201,14 @@ def test_vis_period_draws_masks(tiny_mask_cfg):
     tiny_mask_cfg.VIS_PERIOD = 1
     model = build_model(tiny_mask_cfg)
     keep_segments(model)
-    with EventStorage() as storage:
-        model([make_mask_input(48, 64, 1)])
-        (_, picture, _), *_ = storage._vis_data
-    assert picture.shape[2] > 2 * picture.shape[1]
+    polygons, nothing = make_mask_input(48, 64, 1), make_input(48, 64, 0)
+    polygons["instances"].gt_masks = PolygonMasks([[np.array([1.0, 1, 30, 1, 30, 30])]])
+    for x in (make_mask_input(48, 64, 1), polygons, nothing):
+        with EventStorage() as storage:
+            model([x])
+            pictures = {name: picture for name, picture, _ in storage._vis_data}
+        assert set(pictures) == {"truth (left), predictions (right)", "panoptic segmentation"}
+        assert all(x.shape[2] > 2 * x.shape[1] for x in pictures.values())
 
 
 @pytest.mark.parametrize(
