@@ -96,7 +96,7 @@ class DetrDatasetMapper:
         output["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
         if self.is_train:
-            if "pan_seg_file_name" in dataset_dict:
+            if "segments_info" in dataset_dict:
                 annotations = panoptic_annotations(dataset_dict, image_size, self.use_instance_mask)
             else:
                 annotations = [

@@ -99,7 +99,7 @@ def describe_segments(record: dict[str, Any]) -> dict[str, Any]:
 
     Records of other formats are returned as they are.
     """
-    if "segments_info" not in record or "annotations" in record:
+    if "segments_info" not in record:
         return record
     annotations = [
         {"bbox": [0, 0, 1, 1], "segmentation": None, **segment, "bbox_mode": BoxMode.XYWH_ABS}
@@ -116,7 +116,7 @@ def compare_segments(dataset: list[dict[str, Any]]) -> None:
     Raises:
         UserError: one has not.
     """
-    records = [record for record in dataset if "pan_seg_file_name" in record]
+    records = [record for record in dataset if "segments_info" in record]
     for index in np.unique(np.linspace(0, len(records) - 1, NUM_COMPARED).astype(int)):
         if not records:
             return

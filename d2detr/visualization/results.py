@@ -78,7 +78,7 @@ def draw_results(
 
 
 def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
-    if "pan_seg_file_name" in record:
+    if "segments_info" in record:
         annotations = [
             x
             for x, segment in zip(
