@@ -324,16 +324,7 @@ class DETR(nn.Module):
         )
         if mask_inputs is None:
             return [{"instances": x} for x in detections]
-        return [
-            self.segmenter(
-                instances,
-                logits[i],
-                lambda query, i=i: self.mask_head(mask_inputs, torch.full_like(query, i), query),
-                padded_size=tuple(images.tensor.shape[-2:]),
-                image_size=tuple(images.image_sizes[i]),
-            )
-            for i, instances in enumerate(detections)
-        ]
+        return self.segmenter(detections, logits, partial(self.mask_head, mask_inputs), images)
 
     @torch.no_grad()
     def _draw_predictions(

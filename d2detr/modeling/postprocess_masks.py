@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 from PIL import Image
 from torch import Tensor
 
@@ -40,6 +40,35 @@ class Segmenter:
     segment_area: int = 4
 
     def __call__(
+        self,
+        detections: list[Instances],
+        class_logits: Tensor,
+        predict_masks: Callable[[Tensor, Tensor], Tensor],
+        images: ImageList,
+    ) -> list[dict[str, Any]]:
+        """Segment the first images of a batch, one after the other.
+
+        Args:
+            detections: of each image; see :meth:`segment`.
+            class_logits: (B, Q, K+1).
+            predict_masks: gives mask logits (M, h, w) for M pairs of an image and a query.
+            images: the batch.
+
+        Returns:
+            The results of :meth:`segment` for each of ``detections``.
+        """
+        return [
+            self.segment(
+                instances,
+                class_logits[i],
+                lambda query, i=i: predict_masks(torch.full_like(query, i), query),
+                padded_size=tuple(images.tensor.shape[-2:]),
+                image_size=tuple(images.image_sizes[i]),
+            )
+            for i, instances in enumerate(detections)
+        ]
+
+    def segment(
         self,
         instances: Instances,
         class_logits: Tensor,

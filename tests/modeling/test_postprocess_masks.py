@@ -36,7 +36,7 @@ def segment(i, threshold=0.85, padded_size=None):
     instances = Instances(OUTPUT_SIZES[i])
     instances.query_index = torch.arange(len(outputs["pred_logits"][i]))
     segmenter = Segmenter(thing_classes=THINGS, panoptic_threshold=threshold)
-    return segmenter(
+    return segmenter.segment(
         instances,
         outputs["pred_logits"][i],
         lambda query: outputs["pred_masks"][i][query],
@@ -77,7 +77,7 @@ def test_only_queries_that_are_kept_are_predicted():
     class_logits = torch.zeros(8, 4)
     class_logits[:, 3] = 10.0  # no-object
     class_logits[5, 0] = 20.0
-    result = Segmenter(thing_classes={0})(
+    result = Segmenter(thing_classes={0}).segment(
         instances,
         class_logits,
         lambda query: asked.append(query.tolist()) or torch.ones(len(query), 5, 5) * query[0],
