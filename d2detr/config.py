@@ -26,6 +26,9 @@ def add_detr_config(cfg: CN) -> None:
     # trains in bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
 
+    # Compute panoptic quality with the "panopticapi" package, which must then be installed.
+    cfg.TEST.PANOPTIC_API = False
+
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.
     cfg.MODEL.DETR.NUM_CLASSES = 0
@@ -55,7 +58,13 @@ def add_detr_config(cfg: CN) -> None:
     # Weight of no-object within the classification loss (each class weighs 1).
     cfg.MODEL.DETR.NO_OBJECT_WEIGHT = 0.1
 
-    # A trained box model to freeze while the mask head learns; "" trains everything.
+    # Masks (MODEL.MASK_ON): focal and dice loss of the last decoder layer.
+    cfg.MODEL.DETR.MASK_WEIGHT = 1.0
+    cfg.MODEL.DETR.DICE_WEIGHT = 1.0
+    # Train the mask head alone and leave the box model as MODEL.WEIGHTS brings it.
+    cfg.MODEL.DETR.FREEZE_BOX_MODEL = False
+    # The same with the box model of this file or URL, instead of MODEL.WEIGHTS, which must be "".
+    # A mask head that the file has too is not used. "" trains everything.
     cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
 
     # Inference. Every query yields one detection; these keep fewer of them.
@@ -64,3 +73,12 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 0.0
     # The best-scored detections kept per image; 0 keeps all queries.
     cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 0
+    # Pixels with a higher probability belong to an instance, in (0, 1).
+    cfg.MODEL.DETR.TEST.MASK_THRESHOLD = 0.5
+    # Add "panoptic_seg" to the results of a mask model. The metadata of the first dataset says
+    # which classes are things.
+    cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
+    # Only queries with a higher score become panoptic segments, in [0, 1].
+    cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = 0.85
+    # Panoptic segments, stuff and things, of at most this many pixels are dropped.
+    cfg.MODEL.DETR.TEST.STUFF_AREA = 4

@@ -21,6 +21,9 @@ _RELEASED_WEIGHTS = {
     "detr_r50_dc5.yaml": f"{_RELEASES}/detr-r50-dc5-f0fb7ef5.pth",
     "detr_r101.yaml": f"{_RELEASES}/detr-r101-2c7b67e5.pth",
     "detr_r101_dc5.yaml": f"{_RELEASES}/detr-r101-dc5-a2e86def.pth",
+    "detr_panoptic_r50.yaml": f"{_RELEASES}/detr-r50-panoptic-00ce5173.pth",
+    "detr_panoptic_r50_dc5.yaml": f"{_RELEASES}/detr-r50-dc5-panoptic-da08f1b1.pth",
+    "detr_panoptic_r101.yaml": f"{_RELEASES}/detr-r101-panoptic-40021d53.pth",
 }
 
 
@@ -55,6 +58,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
                 f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have."
             )
         cfg.MODEL.WEIGHTS = _RELEASED_WEIGHTS[name]
+        cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
     return cfg
 
 

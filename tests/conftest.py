@@ -19,3 +19,15 @@ def tiny_cfg(tmp_path):
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return cfg
+
+
+@pytest.fixture
+def tiny_mask_cfg(tiny_cfg):
+    """``tiny_cfg`` with a mask head, for the 7 classes of the panoptic shapes."""
+    tiny_cfg.MODEL.MASK_ON = True
+    tiny_cfg.MODEL.RESNETS.OUT_FEATURES = ["stem", "res2", "res3"]
+    tiny_cfg.MODEL.DETR.NUM_CLASSES = 7
+    tiny_cfg.MODEL.DETR.TEST.PANOPTIC_ON = True
+    tiny_cfg.DATASETS.TRAIN = ("shapes_train_panoptic",)
+    tiny_cfg.DATASETS.TEST = ("shapes_val_panoptic",)
+    return tiny_cfg

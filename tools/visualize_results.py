@@ -12,7 +12,9 @@ def main() -> None:
     """Parse the command line and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True, help="name of the registered dataset")
-    parser.add_argument("--results", required=True, help="coco_instances_results.json")
+    parser.add_argument(
+        "--results", required=True, help="coco_instances_results.json or panoptic.json"
+    )
     parser.add_argument("--output", required=True, help="picture to write, such as grid.png")
     parser.add_argument("--num-images", type=int, default=12, help="the first images are drawn")
     parser.add_argument("--columns", type=int, default=3)

@@ -10,6 +10,13 @@ _PREFIXES = {
     "query_embed.": "transformer.decoder.query_embed.",
     "class_embed.": "heads.class_embed.",
     "bbox_embed.": "heads.bbox_embed.",
+    "bbox_attention.": "mask_head.attention.",
+    "mask_head.lay1.": "mask_head.first.conv.",
+    "mask_head.gn1.": "mask_head.first.norm.",
+    "mask_head.out_lay.": "mask_head.predictor.",
+    **{f"mask_head.lay{i + 2}.": f"mask_head.layers.{i}.conv." for i in range(4)},
+    **{f"mask_head.gn{i + 2}.": f"mask_head.layers.{i}.norm." for i in range(4)},
+    **{f"mask_head.adapter{i + 1}.": f"mask_head.adapters.{i}." for i in range(3)},
 }
 _BACKBONE = "backbone.0.body."
 _BACKBONE_PARTS = (

@@ -22,6 +22,7 @@ from d2detr.data.classes import check_num_classes, resolve_num_classes
 from d2detr.data.dataset_mapper import xyxy_boxes
 from d2detr.data.image_files import check_image_files
 from d2detr.data.loading import load_dataset
+from d2detr.data.panoptic import compare_segments, describe_segments
 from d2detr.errors import UserError
 
 IMAGE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
@@ -157,7 +158,7 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
     train_names = cfg.DATASETS.TRAIN if is_train else ()
     for name in dict.fromkeys([*train_names, *cfg.DATASETS.TEST]):
         start = time.perf_counter()
-        dataset = load_dataset(name)
+        dataset = [describe_segments(record) for record in load_dataset(name)]
         trained_on = name in train_names
         if trained_on and not any("annotations" in record for record in dataset):
             raise UserError(f"Dataset {name!r} has no boxes to train on.")
@@ -167,6 +168,7 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
         check_image_files(
             name, (record[key] for record in dataset for key in IMAGE_KEYS if key in record)
         )
+        compare_segments(dataset)
         logger.info(f"{name}: {counts}. Checked in {time.perf_counter() - start:.1f} s.")
         num_queries = cfg.MODEL.DETR.NUM_OBJECT_QUERIES
         num_crowded = int((counts.objects_per_image > num_queries).sum())

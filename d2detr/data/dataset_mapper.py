@@ -16,11 +16,15 @@ from fvcore.transforms.transform import Transform
 from PIL import Image
 
 from d2detr.data.augmentation import build_augmentation
+from d2detr.data.panoptic import panoptic_annotations
 from d2detr.errors import UserError
 
 
 class DetrDatasetMapper:
     """Map a dataset dict to what the model takes, with the original DETR's augmentation.
+
+    Images of a panoptic dataset ("pan_seg_file_name", "segments_info") are mapped like others,
+    with one object per segment of things and stuff.
 
     Crowd regions are left out and boxes are clipped to the image; objects whose box has no area
     left (after a crop, for example) are removed. Boxes stay those of the annotations: a crop cuts
@@ -84,6 +88,7 @@ class DetrDatasetMapper:
         # A deep copy would copy every polygon only to throw it away.
         output = {key: value for key, value in dataset_dict.items() if key != "annotations"}
         image = _read_image(output, self.image_format)
+        image_size = image.shape[:2]
 
         aug_input = T.AugInput(image)
         transforms = self.augmentations(aug_input)
@@ -91,11 +96,14 @@ class DetrDatasetMapper:
         output["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
         if self.is_train:
-            annotations = [
-                annotation
-                for annotation in dataset_dict.get("annotations", ())
-                if annotation.get("iscrowd", 0) == 0
-            ]
+            if "segments_info" in dataset_dict:
+                annotations = panoptic_annotations(dataset_dict, image_size, self.use_instance_mask)
+            else:
+                annotations = [
+                    annotation
+                    for annotation in dataset_dict.get("annotations", ())
+                    if annotation.get("iscrowd", 0) == 0
+                ]
             output["instances"] = annotations_to_instances(
                 annotations, transforms, image.shape[:2], self.use_instance_mask
             )

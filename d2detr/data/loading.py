@@ -11,6 +11,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from d2detr.data.panoptic import find_panoptic_fault
 from d2detr.errors import UserError
 
 REQUIRED_KEYS = {
@@ -90,7 +91,10 @@ def find_coco_fault(json_file: str) -> str | None:
 
 
 def _find_fault(dataset_name: str) -> str | None:
-    json_file = MetadataCatalog.get(dataset_name).get("json_file")
+    metadata = MetadataCatalog.get(dataset_name)
+    if metadata.get("panoptic_json"):
+        return find_panoptic_fault(metadata)
+    json_file = metadata.get("json_file")
     return find_coco_fault(json_file) if json_file and PathManager.isfile(json_file) else None
 
 

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
-from d2detr.checkpoint import fetch_weights
+from d2detr.checkpoint import check_frozen_weights, fetch_weights, load_frozen_weights
 from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.writers import ErrorPrinter
@@ -37,6 +37,7 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
+        check_frozen_weights(cfg)
         check_datasets(cfg)
         super().__init__(cfg)
         amp = cfg.SOLVER.AMP
@@ -54,13 +55,14 @@ class Trainer(DefaultTrainer):
             self._trainer.grad_scaler = self._grad_scaler  # whose state checkpoints hold
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Resume from the last checkpoint in the output directory, or load ``MODEL.WEIGHTS``.
+        """Resume from the last checkpoint in the output directory, or load those of the config.
 
         Raises:
             UserError: the weights cannot be had or fit nothing.
         """
         if not (resume and self.checkpointer.has_checkpoint()):
             fetch_weights(self.cfg.MODEL.WEIGHTS)
+            load_frozen_weights(self.cfg.MODEL.DETR.FROZEN_WEIGHTS, self.checkpointer.model)
         super().resume_or_load(resume)
         self.data_loader.start_iter = self.start_iter
 

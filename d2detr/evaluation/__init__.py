@@ -1,3 +1,12 @@
 from d2detr.evaluation.build import build_evaluator
+from d2detr.evaluation.panoptic_evaluation import PanopticEvaluator, evaluate_panoptic_files
+from d2detr.evaluation.panoptic_quality import PanopticQuality
+from d2detr.evaluation.things import ThingsEvaluator
 
-__all__ = ["build_evaluator"]
+__all__ = [
+    "PanopticEvaluator",
+    "PanopticQuality",
+    "ThingsEvaluator",
+    "build_evaluator",
+    "evaluate_panoptic_files",
+]

@@ -1,20 +1,49 @@
+import logging
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
     COCOEvaluator,
+    COCOPanopticEvaluator,
     DatasetEvaluator,
+    DatasetEvaluators,
     LVISEvaluator,
     PascalVOCDetectionEvaluator,
 )
 
 from d2detr.errors import UserError
+from d2detr.evaluation.panoptic_evaluation import PanopticEvaluator
+from d2detr.evaluation.things import ThingsEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+def _build_panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluator:
+    """Boxes and masks of things, and panoptic quality if the model segments."""
+    evaluators = []
+    json_file = MetadataCatalog.get(name).get("json_file")
+    if json_file and Path(json_file).is_file():
+        evaluators.append(ThingsEvaluator(name, output_dir=output_dir))
+    else:
+        logger.warning(f"{name} has no instance annotations ({json_file}): no box and mask AP.")
+    if cfg.MODEL.DETR.TEST.PANOPTIC_ON:
+        # Last, because Detectron2's changes the predictions.
+        api = cfg.TEST.PANOPTIC_API
+        evaluators.append((COCOPanopticEvaluator if api else PanopticEvaluator)(name, output_dir))
+    if not evaluators:
+        raise UserError(
+            f"Nothing of dataset {name} can be evaluated: it has no instance annotations "
+            f"({json_file}), and MODEL.DETR.TEST.PANOPTIC_ON is False."
+        )
+    return DatasetEvaluators(evaluators)
+
 
 _EVALUATORS = {
-    "coco": lambda name, output_dir: COCOEvaluator(name, output_dir=output_dir),
-    "lvis": lambda name, output_dir: LVISEvaluator(name, output_dir=output_dir),
-    "pascal_voc": lambda name, output_dir: PascalVOCDetectionEvaluator(name),
+    "coco": lambda cfg, name, output_dir: COCOEvaluator(name, output_dir=output_dir),
+    "coco_panoptic_seg": _build_panoptic,
+    "lvis": lambda cfg, name, output_dir: LVISEvaluator(name, output_dir=output_dir),
+    "pascal_voc": lambda cfg, name, output_dir: PascalVOCDetectionEvaluator(name),
 }
 
 
@@ -24,7 +53,7 @@ def build_evaluator(
     """Build the evaluator that a dataset's metadata asks for by ``evaluator_type``.
 
     Args:
-        cfg: ``OUTPUT_DIR`` is read.
+        cfg: ``OUTPUT_DIR`` is read, and for panoptic datasets what the model predicts.
         dataset_name: a registered dataset; without ``evaluator_type`` it is evaluated as COCO.
         output_dir: where results are written; default ``OUTPUT_DIR/inference``.
 
@@ -38,4 +67,4 @@ def build_evaluator(
             f"{', '.join(_EVALUATORS)}. Override Trainer.build_evaluator for another one."
         )
     output_dir = output_dir or str(Path(cfg.OUTPUT_DIR) / "inference")
-    return _EVALUATORS[evaluator_type](dataset_name, output_dir)
+    return _EVALUATORS[evaluator_type](cfg, dataset_name, output_dir)

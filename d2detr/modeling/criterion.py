@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from d2detr.layers import box_cxcywh_to_xyxy, generalized_box_iou
 from d2detr.modeling.matcher import HungarianMatcher, Matching
@@ -11,8 +14,9 @@ from d2detr.modeling.targets import Targets
 class SetCriterion(nn.Module):
     """DETR's losses (paper, section 3.1), for all decoder layers in one pass.
 
-    Each layer is matched with the targets; matched queries learn class and box, the others learn
-    no-object. Everything is computed in float32, also under autocast.
+    Each layer is matched with the targets; matched queries learn class and box (those of the last
+    layer also their masks), the others learn no-object. Everything is computed in float32, also
+    under autocast.
 
     Args:
         num_classes: K, without no-object.
@@ -21,6 +25,8 @@ class SetCriterion(nn.Module):
         l1_weight: weight of the L1 box loss.
         giou_weight: weight of the generalised IoU loss.
         no_object_weight: weight of no-object in the classification loss; each class weighs 1.
+        mask_weight: weight of the focal loss of masks.
+        dice_weight: weight of the dice loss of masks.
     """
 
     def __init__(
@@ -32,6 +38,8 @@ class SetCriterion(nn.Module):
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
         no_object_weight: float = 0.1,
+        mask_weight: float = 1.0,
+        dice_weight: float = 1.0,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -40,6 +48,8 @@ class SetCriterion(nn.Module):
             "loss_ce": class_weight,
             "loss_bbox": l1_weight,
             "loss_giou": giou_weight,
+            "loss_mask": mask_weight,
+            "loss_dice": dice_weight,
         }
         self.no_object_weight = no_object_weight
         class_weights = torch.ones(num_classes + 1)
@@ -47,7 +57,10 @@ class SetCriterion(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
-        self, outputs: dict[str, Tensor], targets: Targets
+        self,
+        outputs: dict[str, Tensor],
+        targets: Targets,
+        predict_masks: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compute the losses.
 
@@ -55,10 +68,14 @@ class SetCriterion(nn.Module):
             outputs: ``pred_logits`` (L, B, Q, K+1) and ``pred_boxes`` (L, B, Q, 4), centre, width,
                 height in [0, 1].
             targets: of the B images.
+            predict_masks: gives the mask logits (M, h, w) of the last layer for M pairs of an
+                image (M,) and a query (M,). Only matched queries are asked for. None trains no
+                masks.
 
         Returns:
             The weighted losses: ``loss_ce``, ``loss_bbox`` and ``loss_giou`` of the last layer,
-            and the same with the suffix ``_i`` of each earlier layer i; their sum is the total.
+            and the same with the suffix ``_i`` of each earlier layer i; ``loss_mask`` and
+            ``loss_dice`` with masks; their sum is the total.
             And the metrics of the last layer that are not optimised: ``class_error`` (% of matched
             queries with a wrong class) and ``cardinality_error`` (mean absolute difference between
             an image's objects and its queries that are not no-object).
@@ -79,11 +96,17 @@ class SetCriterion(nn.Module):
             host_matching = self.matcher.solve(cost, targets.counts)
             metrics = self._metrics(predicted, labels, host_matching, targets.counts)
             matching = host_matching.to(logits.device)
+            num_boxes = _average_over_workers(sum(targets.counts), logits.device)
 
             losses = {
                 "loss_ce": self._classification_loss(logits, targets, matching),
-                **self._box_losses(boxes, targets, matching),
+                **self._box_losses(boxes, targets, matching, num_boxes),
             }
+        if predict_masks is not None:
+            mask_logits = predict_masks(matching.image, matching.query[-1])
+            with torch.autocast(logits.device.type, enabled=False):
+                target_masks = targets.masks[matching.target[-1]]
+                losses |= mask_losses(mask_logits.float(), target_masks, num_boxes)
         return self._weigh(losses), metrics
 
     def _classification_loss(self, logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
@@ -101,13 +124,14 @@ class SetCriterion(nn.Module):
         total_weight = num_pairs + self.no_object_weight * (batch * num_queries - num_pairs)
         return loss.view(num_layers, -1).sum(1) / total_weight
 
-    def _box_losses(self, boxes: Tensor, targets: Targets, matching: Matching) -> dict[str, Tensor]:
+    def _box_losses(
+        self, boxes: Tensor, targets: Targets, matching: Matching, num_boxes: Tensor | int
+    ) -> dict[str, Tensor]:
         """L1 and GIoU losses (L,): sums over pairs, divided by the targets of an average worker."""
         layer = torch.arange(len(boxes), device=boxes.device)[:, None]
         src = boxes[layer, matching.image, matching.query]  # (L, M, 4)
         tgt = targets.boxes[matching.target]
         giou = generalized_box_iou(box_cxcywh_to_xyxy(src), box_cxcywh_to_xyxy(tgt))
-        num_boxes = _average_over_workers(sum(targets.counts), boxes.device)
         return {
             "loss_bbox": (src - tgt).abs().sum((1, 2)) / num_boxes,
             "loss_giou": (1 - giou).sum(1) / num_boxes,
@@ -133,6 +157,31 @@ class SetCriterion(nn.Module):
             "class_error": 100 - 100 * correct.float().mean().item() if len(correct) else 100.0,
             "cardinality_error": (num_predicted - torch.tensor(counts)).abs().float().mean().item(),
         }
+
+
+def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | int) -> dict[str, Tensor]:
+    """Focal and dice losses of M masks, one (1,) tensor each.
+
+    The focal loss of a mask is the mean over all pixels, padding included.
+
+    Args:
+        logits: (M, h, w); upsampled to the size of the targets.
+        targets: (M, H, W) bool, at the padded size of the batch.
+        num_boxes: the sums over masks are divided by it.
+    """
+    logits = F.interpolate(
+        logits[:, None], targets.shape[-2:], mode="bilinear", align_corners=False
+    )[:, 0].flatten(1)
+    targets = targets.flatten(1).to(logits.dtype)
+    focal = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2).mean(1)
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets).sum(1)
+    # The 1s give empty masks a finite loss.
+    dice = 1 - (overlap + 1) / (probability.sum(1) + targets.sum(1) + 1)
+    return {
+        "loss_mask": focal.sum(0, keepdim=True) / num_boxes,
+        "loss_dice": dice.sum(0, keepdim=True) / num_boxes,
+    }
 
 
 @torch.no_grad()

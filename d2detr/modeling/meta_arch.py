@@ -1,4 +1,6 @@
-from typing import Any
+import logging
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -14,10 +16,33 @@ from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
 from d2detr.modeling.criterion import SetCriterion
 from d2detr.modeling.heads import PredictionHeads
+from d2detr.modeling.mask_head import MaskHead, MaskInputs
 from d2detr.modeling.matcher import HungarianMatcher
 from d2detr.modeling.postprocess import postprocess_boxes
+from d2detr.modeling.postprocess_masks import Segmenter
+from d2detr.modeling.segmentation import segmentation_from_config
 from d2detr.modeling.targets import Targets
 from d2detr.modeling.transformer import Transformer
+
+logger = logging.getLogger(__name__)
+
+
+class Encoded(NamedTuple):
+    """A batch after the transformer.
+
+    Attributes:
+        hs: (L, B, Q, D), the object embeddings of every decoder layer.
+        memory: (B, hw, D).
+        mask: (B, hw) True at unpadded cells, or None where nothing is padded.
+        src: (B, D, h, w) projected features that the transformer read.
+        features: the backbone's features.
+    """
+
+    hs: Tensor
+    memory: Tensor
+    mask: Tensor | None
+    src: Tensor
+    features: dict[str, Tensor]
 
 
 @META_ARCH_REGISTRY.register()
@@ -33,6 +58,10 @@ class DETR(nn.Module):
         transformer: decides the width D of all tokens and the number of queries.
         num_classes: K, without no-object.
         criterion: computes the losses; only training needs it.
+        mask_head: predicts masks; None detects boxes alone.
+        segmenter: what inference does with the mask head's logits.
+        freeze_box_model: train the mask head alone, on top of a trained box model.
+        dataset_name: whose metadata names the classes in pictures; without it they are numbered.
         pixel_mean: per channel, subtracted from images in [0, 255].
         pixel_std: per channel, divides the difference.
         input_format: order of the image channels, "RGB" or "BGR"; only drawing needs it.
@@ -59,6 +88,10 @@ class DETR(nn.Module):
         score_threshold: float = 0.0,
         detections_per_image: int = 0,
         vis_period: int = 0,
+        mask_head: MaskHead | None = None,
+        segmenter: Segmenter | None = None,
+        freeze_box_model: bool = False,
+        dataset_name: str | None = None,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -80,6 +113,21 @@ class DETR(nn.Module):
         self.score_threshold = score_threshold
         self.detections_per_image = detections_per_image
         self.vis_period = vis_period
+        if freeze_box_model:
+            if mask_head is None:
+                raise UserError(
+                    "Without a mask head nothing is left to train on a frozen box model. Set "
+                    "MODEL.MASK_ON to True, or MODEL.DETR.FROZEN_WEIGHTS to '' and "
+                    "MODEL.DETR.FREEZE_BOX_MODEL to False."
+                )
+            self.requires_grad_(False)
+            trained = sum(x.numel() for x in mask_head.parameters())
+            logger.info(
+                f"The box model is frozen; the {trained:,} parameters of the mask head learn."
+            )
+        self.mask_head = mask_head
+        self.segmenter = segmenter or Segmenter()
+        self.dataset_name = dataset_name
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -87,13 +135,14 @@ class DETR(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         detr = cfg.MODEL.DETR
         num_classes = resolve_num_classes(cfg)
+        backbone = build_detr_backbone(cfg)
         weights = {
             "class_weight": detr.CLASS_WEIGHT,
             "l1_weight": detr.L1_WEIGHT,
             "giou_weight": detr.GIOU_WEIGHT,
         }
         return {
-            "backbone": build_detr_backbone(cfg),
+            "backbone": backbone,
             "in_feature": detr.IN_FEATURE,
             "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
             "transformer": Transformer(
@@ -111,8 +160,11 @@ class DETR(nn.Module):
                 num_classes=num_classes,
                 matcher=HungarianMatcher(**weights),
                 no_object_weight=detr.NO_OBJECT_WEIGHT,
+                mask_weight=detr.MASK_WEIGHT,
+                dice_weight=detr.DICE_WEIGHT,
                 **weights,
             ),
+            **segmentation_from_config(cfg, backbone, num_classes),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "input_format": cfg.INPUT.FORMAT,
@@ -120,6 +172,7 @@ class DETR(nn.Module):
             "score_threshold": detr.TEST.SCORE_THRESHOLD,
             "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
+            "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
         }
 
     @property
@@ -135,28 +188,31 @@ class DETR(nn.Module):
             batched_inputs: one dict per image with
 
                 * ``image``: (C, H, W) in [0, 255], any dtype, on any device;
-                * ``instances`` (training): Instances with ``gt_boxes`` and ``gt_classes``;
+                * ``instances`` (training): Instances with ``gt_boxes``, ``gt_classes`` and, for a
+                  mask head, ``gt_masks`` (BitMasks or PolygonMasks);
                 * ``height``, ``width`` (inference, optional): the size that detections shall
                   refer to, if it is not the size of ``image``.
 
         Returns:
             In training the weighted losses (see :class:`SetCriterion`), whose sum is the total.
             In inference one dict per image with ``instances``: ``pred_boxes``, ``scores`` and
-            ``pred_classes`` of one detection per query, unless limited.
+            ``pred_classes`` of one detection per query, unless limited. A mask head adds
+            ``pred_masks`` and, if configured, ``panoptic_seg`` (see :class:`Segmenter`).
         """
         if not self.training:
             return self.inference(batched_inputs)
 
         images = self.preprocess_image(batched_inputs)
-        hs, _ = self.transform(images)
-        outputs = self.heads(hs if self.deep_supervision else hs[-1:])
-        losses, metrics = self.compute_losses(outputs, batched_inputs)
+        encoded = self.encode(images)
+        outputs = self.heads(encoded.hs if self.deep_supervision else encoded.hs[-1:])
+        mask_inputs = self._mask_inputs(encoded)
+        losses, metrics = self.compute_losses(outputs, batched_inputs, images, mask_inputs)
 
         storage = _current_event_storage()
         if storage is not None:
             storage.put_scalars(**metrics)
             if self.vis_period > 0 and storage.iter % self.vis_period == 0:
-                self._draw_predictions(storage, batched_inputs[0], images, outputs)
+                self._draw_predictions(storage, batched_inputs[0], images, outputs, mask_inputs)
         return losses
 
     @torch.no_grad()
@@ -165,12 +221,14 @@ class DETR(nn.Module):
         if not batched_inputs:
             return []
         images = self.preprocess_image(batched_inputs)
-        hs, _ = self.transform(images)
+        encoded = self.encode(images)
         sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        return [{"instances": x} for x in self._detect(self.heads(hs[-1:]), sizes)]
+        outputs, mask_inputs = self.heads(encoded.hs[-1:]), self._mask_inputs(encoded)
+        del encoded  # the backbone's features would take memory that masks can use
+        return self._postprocess(outputs, mask_inputs, images, sizes)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise the images, pad them with zeros to one size and move them to the device."""
@@ -189,15 +247,26 @@ class DETR(nn.Module):
         Returns:
             hs (L, B, Q, D), the object embeddings of every decoder layer; memory (B, HW, D).
         """
-        feature = self.backbone(images.tensor)[self.in_feature]
+        encoded = self.encode(images)
+        return encoded.hs, encoded.memory
+
+    def encode(self, images: ImageList) -> Encoded:
+        """Like :meth:`transform`, with everything that a mask head reads."""
+        features = self.backbone(images.tensor)
+        feature = features[self.in_feature]
         padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
         pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
-        src = self.input_proj(feature).flatten(2).transpose(1, 2)
+        src = self.input_proj(feature)
         mask = ~padding_mask.flatten(1) if _has_padding(images) else None
-        return self.transformer(src, pos, mask)
+        hs, memory = self.transformer(src.flatten(2).transpose(1, 2), pos, mask)
+        return Encoded(hs, memory, mask, src, features)
 
     def compute_losses(
-        self, outputs: dict[str, Tensor], batched_inputs: list[dict[str, Any]]
+        self,
+        outputs: dict[str, Tensor],
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        mask_inputs: MaskInputs | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compare predictions with the ground truth; returns losses and metrics.
 
@@ -213,10 +282,14 @@ class DETR(nn.Module):
                     "Instances to images without objects; for inference call model.eval()."
                 )
         targets = Targets.from_instances(
-            [x["instances"] for x in batched_inputs], self.num_classes, self.device
+            [x["instances"] for x in batched_inputs],
+            self.num_classes,
+            self.device,
+            mask_size=images.tensor.shape[-2:] if mask_inputs else None,
         )
+        predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
         try:
-            return self.criterion(outputs, targets)
+            return self.criterion(outputs, targets, predict_masks)
         except FloatingPointError as error:
             storage = _current_event_storage()
             when = "" if storage is None else f" at iteration {storage.iter}"
@@ -227,14 +300,31 @@ class DETR(nn.Module):
                 "images."
             ) from None
 
-    def _detect(self, outputs: dict[str, Tensor], sizes: list) -> list[Instances]:
-        return postprocess_boxes(
-            outputs["pred_logits"][-1],
-            outputs["pred_boxes"][-1],
+    def _mask_inputs(self, encoded: Encoded) -> MaskInputs | None:
+        if self.mask_head is None:
+            return None
+        return self.mask_head.prepare(encoded.hs[-1], *encoded[1:])
+
+    def _postprocess(
+        self,
+        outputs: dict[str, Tensor],
+        mask_inputs: MaskInputs | None,
+        images: ImageList,
+        sizes: list,
+    ) -> list[dict[str, Any]]:
+        """Results of the first ``len(sizes)`` images."""
+        logits, boxes = outputs["pred_logits"][-1], outputs["pred_boxes"][-1]
+        detections = postprocess_boxes(
+            logits[: len(sizes)],
+            boxes[: len(sizes)],
             sizes,
             score_threshold=self.score_threshold,
             detections_per_image=self.detections_per_image,
+            with_query_index=mask_inputs is not None,
         )
+        if mask_inputs is None:
+            return [{"instances": x} for x in detections]
+        return self.segmenter(detections, logits, partial(self.mask_head, mask_inputs), images)
 
     @torch.no_grad()
     def _draw_predictions(
@@ -243,15 +333,20 @@ class DETR(nn.Module):
         first_input: dict[str, Any],
         images: ImageList,
         outputs: dict[str, Tensor],
+        mask_inputs: MaskInputs | None,
     ) -> None:
-        from d2detr.visualization.drawing import draw_truth_and_predictions  # matplotlib is slow
+        from d2detr.visualization.training import put_pictures  # matplotlib is slow
 
-        first = {name: output[:, :1] for name, output in outputs.items()}
-        predictions = self._detect(first, images.image_sizes[:1])[0]
-        picture = draw_truth_and_predictions(
-            first_input["image"], self.input_format, first_input["instances"], predictions
+        result = self._postprocess(outputs, mask_inputs, images, images.image_sizes[:1])[0]
+        truth = first_input["instances"]
+        put_pictures(
+            storage,
+            first_input,
+            result,
+            image_format=self.input_format,
+            dataset_name=self.dataset_name,
+            true_panoptic=self.segmenter.to_panoptic(truth) if "panoptic_seg" in result else None,
         )
-        storage.put_image("truth (left), predictions (right)", picture.transpose(2, 0, 1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
         adapt_state_dict(state_dict, prefix, self.state_dict())

@@ -14,6 +14,7 @@ def postprocess_boxes(
     *,
     score_threshold: float = 0.0,
     detections_per_image: int = 0,
+    with_query_index: bool = False,
 ) -> list[Instances]:
     """Turn the last decoder layer's predictions into detections, without suppression.
 
@@ -26,9 +27,11 @@ def postprocess_boxes(
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep, best first; 0 keeps all queries
             in their order.
+        with_query_index: whether to tell which query each detection is of.
 
     Returns:
-        B Instances with ``pred_boxes`` (XYXY pixels, not clipped), ``scores`` and ``pred_classes``.
+        B Instances with ``pred_boxes`` (XYXY pixels, not clipped), ``scores``, ``pred_classes``
+        and, if asked for, ``query_index``.
     """
     scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
     boxes = box_cxcywh_to_xyxy(boxes)
@@ -41,6 +44,8 @@ def postprocess_boxes(
         result.pred_boxes = Boxes(image_boxes * scale.to(image_boxes, non_blocking=True))
         result.scores = image_scores
         result.pred_classes = image_classes
+        if with_query_index:
+            result.query_index = torch.arange(len(image_scores), device=image_scores.device)
         if detections_per_image:
             best = image_scores.topk(min(detections_per_image, len(image_scores))).indices
             result = result[best]

@@ -4,14 +4,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pycocotools.mask as mask_util
 import torch
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
+from fvcore.transforms.transform import NoOpTransform
 from PIL import Image
 
+from d2detr.data.dataset_mapper import annotations_to_instances
+from d2detr.data.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
-from d2detr.visualization.drawing import draw_truth_and_predictions
+from d2detr.visualization.drawing import (
+    PanopticSeg,
+    draw_panoptic,
+    draw_truth_and_predictions,
+)
 
 
 def draw_results(
@@ -27,7 +35,8 @@ def draw_results(
 
     Args:
         dataset_name: the registered dataset that was evaluated.
-        results_file: ``coco_instances_results.json`` of COCOEvaluator.
+        results_file: ``coco_instances_results.json`` of COCOEvaluator, with or without masks, or
+            ``panoptic.json`` of PanopticEvaluator.
         output: the picture to write; its suffix decides the format.
         num_images: pictures in the grid.
         columns: pictures side by side.
@@ -40,37 +49,49 @@ def draw_results(
         raise UserError(
             f"Results file {results_file} does not exist. Evaluate first (--eval-only)."
         )
-    detections = defaultdict(list)
-    for detection in json.loads(Path(results_file).read_text()):
-        detections[detection["image_id"]].append(detection)
+    results = json.loads(Path(results_file).read_text())
+    is_panoptic = isinstance(results, dict)
+    of_image = defaultdict(list)
+    for result in results["annotations"] if is_panoptic else results:
+        of_image[result["image_id"]].append(result)
     dataset = DatasetCatalog.get(dataset_name)[:num_images]
     metadata = MetadataCatalog.get(dataset_name)
+    directory = Path(results_file).parent / "panoptic"
     pictures = []
     for record in dataset:
         image = read_image(record["file_name"], "RGB")
         size = image.shape[:2]
-        pictures.append(
-            draw_truth_and_predictions(
-                torch.as_tensor(image.copy()).permute(2, 0, 1),
-                "RGB",
-                _truth(record, size),
-                _predictions(detections[record["image_id"]], size, metadata),
-                metadata,
-                score_threshold,
+        pixels = torch.as_tensor(image.copy()).permute(2, 0, 1)
+        found = of_image[record["image_id"]]
+        if is_panoptic:
+            truth = _segmentation(record["pan_seg_file_name"], record["segments_info"])
+            prediction = _predicted_segmentation(found, size, directory, metadata)
+            picture = draw_panoptic(pixels, "RGB", truth, prediction, metadata)
+        else:
+            predictions = _predictions(found, size, metadata)
+            picture = draw_truth_and_predictions(
+                pixels, "RGB", _truth(record, size), predictions, metadata, score_threshold
             )
-        )
+        pictures.append(picture)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_grid(pictures, columns)).save(output)
 
 
 def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
-    annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
-    truth = Instances(size)
-    truth.gt_boxes = Boxes(
-        [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
-    )
-    truth.gt_classes = torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64)
-    return truth
+    if "segments_info" in record:
+        annotations = [
+            x
+            for x, segment in zip(
+                panoptic_annotations(record, size, with_masks=True),
+                (s for s in record["segments_info"] if not s.get("iscrowd", 0)),
+                strict=True,
+            )
+            if segment["isthing"]
+        ]
+    else:
+        annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
+    with_masks = bool(annotations) and all("segmentation" in x for x in annotations)
+    return annotations_to_instances(annotations, NoOpTransform(), size, with_masks)
 
 
 def _predictions(
@@ -84,7 +105,32 @@ def _predictions(
     )
     predictions.pred_classes = torch.tensor([contiguous.get(i, i) for i in ids], dtype=torch.int64)
     predictions.scores = torch.tensor([x["score"] for x in detections])
+    if detections and all("segmentation" in x for x in detections):
+        masks = mask_util.decode([x["segmentation"] for x in detections])
+        predictions.pred_masks = torch.from_numpy(masks.transpose(2, 0, 1).astype(bool))
     return predictions
+
+
+def _segmentation(png: str | Path, segments: list[dict[str, Any]]) -> PanopticSeg:
+    return torch.from_numpy(read_segment_ids(str(png))), segments
+
+
+def _predicted_segmentation(
+    found: list[dict[str, Any]], size: tuple[int, int], directory: Path, metadata: Metadata
+) -> PanopticSeg:
+    if not found:
+        return torch.zeros(size, dtype=torch.int32), []
+    things = metadata.thing_dataset_id_to_contiguous_id
+    classes = {**things, **metadata.stuff_dataset_id_to_contiguous_id}
+    segments = [
+        {
+            "id": x["id"],
+            "category_id": classes[x["category_id"]],
+            "isthing": x["category_id"] in things,
+        }
+        for x in found[0]["segments_info"]
+    ]
+    return _segmentation(directory / found[0]["file_name"], segments)
 
 
 def _grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.structures import BitMasks, Instances
 from torch.utils.flop_counter import TorchDispatchMode
 
 from d2detr.modeling import HungarianMatcher, SetCriterion, Targets
+from d2detr.modeling.targets import join_masks
 
 REFERENCE = torch.load(
     Path(__file__).parents[1] / "reference" / "criterion_cases.pt", weights_only=True
@@ -28,8 +30,15 @@ def stack_layers(case, dtype=torch.float32):
 
 
 def make_targets(case):
+    instances = []
+    for x in case["targets"]:
+        instances.append(Instances(tuple(x["masks"].shape[1:])))
+        instances[-1].gt_masks = BitMasks(x["masks"])
+    size = [max(sizes) for sizes in zip(*(x.image_size for x in instances), strict=True)]
     return Targets.create(
-        [x["labels"] for x in case["targets"]], [x["boxes"] for x in case["targets"]]
+        [x["labels"] for x in case["targets"]],
+        [x["boxes"] for x in case["targets"]],
+        masks=join_masks(instances, tuple(size)),
     )
 
 
@@ -37,9 +46,13 @@ def make_targets(case):
 def test_losses_and_gradients_of_the_original(name):
     case = REFERENCE[name]
     outputs = stack_layers(case)
-    losses, metrics = make_criterion(case["C"])(outputs, make_targets(case))
+    masks = case["inputs"]["pred_masks"].clone().requires_grad_()
+    losses, metrics = make_criterion(case["C"])(
+        outputs, make_targets(case), lambda image, query: masks[image, query]
+    )
 
     expected = case["losses"]
+    assert losses.keys() == case["weight_dict"].keys() & expected.keys()
     for key, loss in losses.items():
         weighted = case["weight_dict"][key] * expected[key]
         assert loss.item() == pytest.approx(weighted, rel=1e-5, abs=1e-6), key
@@ -47,7 +60,8 @@ def test_losses_and_gradients_of_the_original(name):
         assert value == pytest.approx(expected[key], rel=1e-5)
 
     sum(losses.values()).backward()
-    logits, boxes, _, *aux = case["grads"]  # the third is of the masks
+    logits, boxes, mask_gradient, *aux = case["grads"]
+    torch.testing.assert_close(masks.grad, mask_gradient, atol=1e-7, rtol=1e-4)
     expected_logits = torch.stack([*aux[0::2], logits])
     expected_boxes = torch.stack([*aux[1::2], boxes])
     torch.testing.assert_close(outputs["pred_logits"].grad, expected_logits, atol=1e-6, rtol=1e-4)

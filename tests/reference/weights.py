@@ -12,15 +12,24 @@ import numpy as np
 import torch
 
 KEYS_FILE = Path(__file__).parent / "detr_r50_keys.json"
+MASK_KEYS_FILE = Path(__file__).parent / "mask_head_keys.json"
 
 
-def reference_state_dict() -> dict[str, torch.Tensor]:
-    """The state dict behind ``detr_r50.pt``, with the names of the original release."""
+def reference_state_dict(*, masks: bool = False) -> dict[str, torch.Tensor]:
+    """The state dict behind ``detr_r50.pt``, with the names of the original release.
+
+    Args:
+        masks: add the mask head, as in ``detr_r50_masks.pt``.
+    """
     shapes = json.loads(KEYS_FILE.read_text())
+    if masks:
+        shapes = {f"detr.{key}": shape for key, shape in shapes.items()}
+        shapes |= json.loads(MASK_KEYS_FILE.read_text())
     return {key: torch.from_numpy(_tensor(key, shape)) for key, shape in shapes.items()}
 
 
 def _tensor(key: str, shape: list[int]) -> np.ndarray:
+    key = key.removeprefix("detr.")
     random = np.random.RandomState(zlib.crc32(key.encode()) % 2**32)
     x = random.standard_normal(tuple(shape)).astype(np.float32)
     *_, module, leaf = parts = key.split(".")
@@ -35,7 +44,7 @@ def _tensor(key: str, shape: list[int]) -> np.ndarray:
             x = (0.3 if last else 1.0) * np.exp(0.1 * x)
         else:
             x = 0.1 * x - (0.3 if last else 0.0)
-    elif module.startswith("norm"):
+    elif module.startswith(("norm", "gn")):
         x = 1 + 0.1 * x if leaf == "weight" else 0.05 * x
     elif leaf in ("in_proj_bias", "bias"):
         x = 0.05 * x
@@ -50,5 +59,6 @@ def _tensor(key: str, shape: list[int]) -> np.ndarray:
     elif "encoder" in key and ("out_proj" in key or "linear2" in key):
         x = x * 0.1 / np.sqrt(shape[1])
     elif x.ndim >= 2:
-        x = x * np.sqrt((2.0 if "backbone" in key else 1.0) / int(np.prod(shape[1:])))
+        gain = 2.0 if "backbone" in key or "mask_head" in key else 1.0
+        x = x * np.sqrt(gain / int(np.prod(shape[1:])))
     return np.ascontiguousarray(x, dtype=np.float32)

@@ -1,7 +1,11 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from d2detr.data import ShapesSplit, register_shapes_split
@@ -38,3 +42,46 @@ def test_confident_detections_are_drawn_on_the_right(shapes, tmp_path):
 def test_missing_results(shapes, tmp_path):
     with pytest.raises(UserError, match="none.json does not exist"):
         draw_results(shapes, tmp_path / "none.json", tmp_path / "grid.png")
+
+
+def encode(mask):
+    rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def test_masks_are_drawn(shapes, tmp_path):
+    """Two masks in the same box give different pictures."""
+    detection = {"image_id": 1, "category_id": 2, "bbox": [8, 8, 40, 40], "score": 0.9}
+    mask = np.zeros((64, 64))
+    mask[8:48, 8:48] = 1
+    whole = draw(shapes, tmp_path, [{**detection, "segmentation": encode(mask)}])
+    mask[8:48, 8:28] = 0
+    half = draw(shapes, tmp_path, [{**detection, "segmentation": encode(mask)}])
+    assert (whole != half).any(-1).sum() > 500
+
+
+def test_panoptic_results(shapes, tmp_path):
+    """Predictions that are the truth give the same picture on both sides, others do not."""
+    name = f"{shapes}_panoptic"
+    content = json.loads(Path(MetadataCatalog.get(name).panoptic_json).read_text())
+    shutil.copytree(MetadataCatalog.get(name).panoptic_root, tmp_path / "panoptic")
+    results, output = tmp_path / "panoptic.json", tmp_path / "grid.png"
+
+    def sides():
+        results.write_text(json.dumps({"annotations": content["annotations"]}))
+        np.random.seed(0)
+        draw_results(name, results, output, num_images=1, columns=1)
+        picture = np.asarray(Image.open(output)).astype(int)[16:-16, 16:-16]
+        width = (picture.shape[1] - 8) // 2
+        return picture[:, :width], picture[:, -width:]
+
+    left, right = sides()
+    assert (np.abs(left - right).max(-1) > 60).mean() < 0.05  # colours are jittered
+    for segment in content["annotations"][0]["segments_info"]:
+        segment["category_id"] = 6 if segment["category_id"] == 7 else 7
+    left, right = sides()
+    assert (np.abs(left - right).max(-1) > 60).mean() > 0.2
+
+
+def test_instances_of_a_panoptic_dataset(shapes, tmp_path):
+    assert draw(f"{shapes}_panoptic", tmp_path, []).shape == draw(shapes, tmp_path, []).shape

@@ -1,0 +1,71 @@
+"""What a config says about masks."""
+
+from collections.abc import Collection
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import Backbone
+
+from d2detr.errors import UserError
+from d2detr.modeling.mask_head import MaskHead
+from d2detr.modeling.postprocess_masks import Segmenter
+
+
+def segmentation_from_config(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[str, Any]:
+    """Return DETR's constructor arguments about masks.
+
+    Args:
+        cfg: a config with DETR's keys.
+        backbone: whose features the mask head shall use.
+        num_classes: K, without no-object.
+
+    Raises:
+        UserError: settings do not fit together, or panoptic segmentation lacks metadata.
+    """
+    detr = cfg.MODEL.DETR
+    freeze = detr.FREEZE_BOX_MODEL or detr.FROZEN_WEIGHTS != ""
+    if not cfg.MODEL.MASK_ON:
+        if detr.TEST.PANOPTIC_ON:
+            raise UserError(
+                "MODEL.DETR.TEST.PANOPTIC_ON needs masks, but MODEL.MASK_ON is False: set it to "
+                "True, or PANOPTIC_ON to False for boxes alone."
+            )
+        return {"freeze_box_model": freeze}
+    if not 0 < detr.TEST.MASK_THRESHOLD < 1:
+        raise UserError(
+            f"MODEL.DETR.TEST.MASK_THRESHOLD is {detr.TEST.MASK_THRESHOLD}; it must be between 0 "
+            "and 1."
+        )
+    return {
+        "mask_head": MaskHead.for_backbone(
+            backbone, detr.IN_FEATURE, embed_dim=detr.HIDDEN_DIM, num_heads=detr.NHEADS
+        ),
+        "segmenter": Segmenter(
+            mask_threshold=detr.TEST.MASK_THRESHOLD,
+            thing_classes=_thing_classes(cfg, num_classes) if detr.TEST.PANOPTIC_ON else None,
+            panoptic_threshold=detr.TEST.PANOPTIC_THRESHOLD,
+            segment_area=detr.TEST.STUFF_AREA,
+        ),
+        "freeze_box_model": freeze,
+    }
+
+
+def _thing_classes(cfg: CfgNode, num_classes: int) -> Collection[int]:
+    """The classes of the first dataset that are things."""
+    name = next(iter([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]), None)
+    metadata = MetadataCatalog.get(name) if name else None
+    things = metadata and metadata.get("thing_dataset_id_to_contiguous_id")
+    stuff = metadata and metadata.get("stuff_dataset_id_to_contiguous_id")
+    if not things or not stuff or set(things.values()) & set(stuff.values()):
+        raise UserError(
+            "MODEL.DETR.TEST.PANOPTIC_ON needs a dataset whose things and stuff share one range "
+            f"of classes, and the metadata of {name!r} does not describe that. Name a panoptic "
+            "dataset in DATASETS.TRAIN or TEST, such as coco_2017_val_panoptic, or set "
+            "'thing_dataset_id_to_contiguous_id' and 'stuff_dataset_id_to_contiguous_id' of its "
+            "metadata. (The '_separated' variants of Detectron2 number stuff for itself.)"
+        )
+    if num_classes > len(things) + len(stuff):
+        # Classes are category ids, as in the heads of the original release (250).
+        return set(things)
+    return set(things.values())

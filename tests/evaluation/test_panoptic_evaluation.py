@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOPanopticEvaluator
+from detectron2.structures import Boxes, Instances
+
+from d2detr.data import ShapesSplit, register_shapes_split
+from d2detr.data.panoptic import read_segment_ids
+from d2detr.errors import UserError
+from d2detr.evaluation import (
+    PanopticEvaluator,
+    ThingsEvaluator,
+    build_evaluator,
+    evaluate_panoptic_files,
+    panoptic_evaluation,
+)
+
+NAME = "evaluated_shapes_panoptic"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("evaluation") / "shapes"
+    register_shapes_split("evaluated_shapes", directory, ShapesSplit(num_images=4, size=48))
+    yield DatasetCatalog.get(NAME)
+    for name in ("evaluated_shapes", NAME):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name)
+
+
+def perfect_output(record):
+    """The truth in the form of a model's output, with ids of its own."""
+    true_ids = read_segment_ids(record["pan_seg_file_name"])
+    ids = np.zeros(true_ids.shape, dtype=np.int32)
+    things, segments = [], []
+    for number, segment in enumerate(record["segments_info"], start=1):
+        mask = true_ids == segment["id"]
+        ids[mask] = number
+        segments.append({**segment, "id": number})
+        x, y, width, height = segment["bbox"]
+        things.append((segment["category_id"], [x, y, x + width, y + height], mask))
+    instances = Instances(ids.shape)
+    instances.pred_classes = torch.tensor([x[0] for x in things])
+    instances.pred_boxes = Boxes([x[1] for x in things])
+    instances.pred_masks = torch.from_numpy(np.stack([x[2] for x in things]))
+    instances.scores = torch.ones(len(things))
+    return {"instances": instances, "panoptic_seg": (torch.from_numpy(ids), segments)}
+
+
+def run(evaluator, dataset, make_output=perfect_output):
+    evaluator.reset()
+    for record in dataset:
+        evaluator.process([record], [make_output(record)])
+    return evaluator.evaluate()
+
+
+def test_perfect_predictions(dataset, tmp_path):
+    results = run(PanopticEvaluator(NAME, str(tmp_path)), dataset)["panoptic_seg"]
+    assert results["PQ"] == results["SQ_th"] == results["RQ_st"] == 100
+    assert results["PQ-sky"] == 100
+
+
+def test_one_wrong_class_counts_in_both(dataset, tmp_path):
+    """Of C classes with truth, one thing is missed once and found once too often elsewhere."""
+
+    def make_output(record):
+        output = perfect_output(record)
+        if record is dataset[0]:
+            for segment in output["panoptic_seg"][1]:
+                if segment["category_id"] == 5:
+                    segment["category_id"], segment["isthing"] = 6, False
+        return output
+
+    results = run(PanopticEvaluator(NAME, str(tmp_path)), dataset, make_output)["panoptic_seg"]
+    # Sky is found in 3 of 4 images; meadow in 4 of 4, and once too often.
+    assert results["PQ-sky"] == pytest.approx(100 * 3 / 3.5, abs=1e-9)
+    assert results["PQ-meadow"] == pytest.approx(100 * 4 / 4.5, abs=1e-9)
+    assert results["PQ_st"] == pytest.approx(50 * (3 / 3.5 + 4 / 4.5), abs=1e-9)
+    assert results["PQ_th"] == 100
+
+
+def test_files_in_submission_format(dataset, tmp_path):
+    run(PanopticEvaluator(NAME, str(tmp_path)), dataset)
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    assert [x["image_id"] for x in content["annotations"]] == [1, 2, 3, 4]
+    for annotation in content["annotations"]:
+        ids = read_segment_ids(str(tmp_path / "panoptic" / annotation["file_name"]))
+        assert {x["id"] for x in annotation["segments_info"]} == set(np.unique(ids).tolist())
+        assert {x["category_id"] for x in annotation["segments_info"]} <= set(range(1, 8))
+
+
+def test_several_processes_agree_with_one(dataset, tmp_path, monkeypatch):
+    evaluator = PanopticEvaluator(NAME, str(tmp_path))
+    run(evaluator, dataset)
+    metadata = MetadataCatalog.get(NAME)
+    arguments = (
+        metadata.panoptic_json,
+        metadata.panoptic_root,
+        json.loads((tmp_path / "panoptic.json").read_text())["annotations"],
+        tmp_path / "panoptic",
+    )
+    one = evaluate_panoptic_files(*arguments)
+    monkeypatch.setattr(panoptic_evaluation, "_IMAGES_PER_TASK", 1)
+    monkeypatch.setattr(panoptic_evaluation, "_IMAGES_PER_PROCESS", 2)
+    several = evaluate_panoptic_files(*arguments, num_processes=2)
+    assert np.array_equal(one.counts, several.counts)
+    assert one.counts[:, 1].sum() > 8
+
+
+def test_box_only_model_is_explained(dataset, tmp_path):
+    with pytest.raises(UserError, match="MODEL.MASK_ON.*PANOPTIC_ON"):
+        run(PanopticEvaluator(NAME, str(tmp_path)), dataset, lambda record: {"instances": None})
+
+
+def test_boxes_and_masks_of_things(dataset, tmp_path):
+    """Stuff among the detections does not count, and neither do images without a prediction."""
+    results = run(ThingsEvaluator(NAME, output_dir=str(tmp_path)), dataset[:3])
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert "AP-meadow" not in results["segm"]
+
+
+def names(evaluator):
+    return [type(x) for x in evaluator._evaluators]
+
+
+def test_evaluators_of_a_panoptic_dataset(dataset, tiny_mask_cfg, tmp_path):
+    evaluator = build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))
+    assert names(evaluator) == [ThingsEvaluator, PanopticEvaluator]
+    assert set(run(evaluator, dataset)) == {"bbox", "segm", "panoptic_seg"}
+
+    tiny_mask_cfg.TEST.PANOPTIC_API = True
+    assert names(build_evaluator(tiny_mask_cfg, NAME, str(tmp_path)))[1] is COCOPanopticEvaluator
+    tiny_mask_cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
+    assert names(build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))) == [ThingsEvaluator]
+
+
+def test_panoptic_dataset_without_instance_annotations(dataset, tiny_mask_cfg, tmp_path):
+    metadata = MetadataCatalog.get(NAME)
+    json_file = metadata.json_file
+    del metadata.json_file
+    try:
+        assert names(build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))) == [PanopticEvaluator]
+        tiny_mask_cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
+        with pytest.raises(UserError, match="Nothing of dataset"):
+            build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))
+    finally:
+        metadata.json_file = json_file
