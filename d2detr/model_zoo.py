@@ -54,9 +54,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     cfg = load_config(get_config_file(name))
     if trained:
         if name not in _RELEASED_WEIGHTS:
-            raise UserError(
-                f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have."
-            )
+            raise UserError(f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have.")
         cfg.MODEL.WEIGHTS = _RELEASED_WEIGHTS[name]
         cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
     return cfg

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from d2detr.checkpoint import adapt_state_dict
 from d2detr.data import resolve_num_classes
 from d2detr.errors import UserError
-from d2detr.layers import build_position_encoding
+from d2detr.layers import build_position_encoding, fold_frozen_norms
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
 from d2detr.modeling.criterion import SetCriterion
 from d2detr.modeling.heads import PredictionHeads
@@ -100,7 +100,9 @@ class DETR(nn.Module):
                 f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone gives "
                 f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
             )
-        self.backbone = backbone
+        fold_frozen_norms(backbone)
+        # Convolutions are faster with channels last; convolutions are most of the work.
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.in_feature = in_feature
         self.position_encoding = position_encoding
         self.input_proj = nn.Conv2d(features[in_feature].channels, transformer.embed_dim, 1)
@@ -252,7 +254,7 @@ class DETR(nn.Module):
 
     def encode(self, images: ImageList) -> Encoded:
         """Like :meth:`transform`, with everything that a mask head reads."""
-        features = self.backbone(images.tensor)
+        features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
         feature = features[self.in_feature]
         padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
         pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
