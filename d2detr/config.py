@@ -26,6 +26,10 @@ def add_detr_config(cfg: CN) -> None:
     # trains in bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
 
+    # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
+    # values. Files of tensors, safetensors and Detectron2's .pkl files never need it.
+    cfg.MODEL.WEIGHTS_TRUSTED = False
+
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.
     cfg.MODEL.DETR.NUM_CLASSES = 0

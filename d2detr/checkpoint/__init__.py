@@ -1,4 +1,25 @@
-from d2detr.checkpoint.loading import adapt_state_dict, fetch_weights
-from d2detr.checkpoint.original import from_original, is_original
+"""Reading DETR's weights in every format that they come in.
 
-__all__ = ["adapt_state_dict", "fetch_weights", "from_original", "is_original"]
+``read_checkpoint`` reads a file, ``recognise_format`` tells its format by its keys, one module per
+format renames them, and ``LoadsDetrWeights`` fits them to a model.
+"""
+
+from d2detr.checkpoint.checkpointer import extend_detection_checkpointer
+from d2detr.checkpoint.files import local_weights_file, read_checkpoint
+from d2detr.checkpoint.formats import recognise_format
+from d2detr.checkpoint.loading import LoadsDetrWeights
+from d2detr.checkpoint.original import from_original, is_original, to_original
+from d2detr.checkpoint.releases import RELEASES, register_releases
+
+__all__ = [
+    "RELEASES",
+    "LoadsDetrWeights",
+    "extend_detection_checkpointer",
+    "from_original",
+    "is_original",
+    "local_weights_file",
+    "read_checkpoint",
+    "recognise_format",
+    "register_releases",
+    "to_original",
+]

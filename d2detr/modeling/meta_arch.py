@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,8 +8,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from d2detr.checkpoint import adapt_state_dict
-from d2detr.data import resolve_num_classes
+from d2detr.checkpoint import LoadsDetrWeights
+from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
@@ -21,10 +22,10 @@ from d2detr.modeling.transformer import Transformer
 
 
 @META_ARCH_REGISTRY.register()
-class DETR(nn.Module):
+class DETR(LoadsDetrWeights):
     """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
 
-    State dicts of the original implementation load as they are.
+    Weights of every format that :mod:`d2detr.checkpoint` knows load as they are.
 
     Args:
         backbone: any Detectron2 backbone.
@@ -40,6 +41,8 @@ class DETR(nn.Module):
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep; 0 keeps one per query.
         vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
+        class_names: of the K classes, where known: pretrained class rows are picked by them.
+        trusts_weights: whether weight files may run code that they hold.
     """
 
     @configurable
@@ -59,6 +62,8 @@ class DETR(nn.Module):
         score_threshold: float = 0.0,
         detections_per_image: int = 0,
         vis_period: int = 0,
+        class_names: Sequence[str] | None = None,
+        trusts_weights: bool = False,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -80,6 +85,8 @@ class DETR(nn.Module):
         self.score_threshold = score_threshold
         self.detections_per_image = detections_per_image
         self.vis_period = vis_period
+        self.class_names = class_names
+        self.trusts_weights = trusts_weights
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -120,6 +127,8 @@ class DETR(nn.Module):
             "score_threshold": detr.TEST.SCORE_THRESHOLD,
             "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
+            "class_names": resolve_class_names(cfg, num_classes),
+            "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
         }
 
     @property
@@ -252,10 +261,6 @@ class DETR(nn.Module):
             first_input["image"], self.input_format, first_input["instances"], predictions
         )
         storage.put_image("truth (left), predictions (right)", picture.transpose(2, 0, 1))
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        adapt_state_dict(state_dict, prefix, self.state_dict())
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @META_ARCH_REGISTRY.register()

@@ -149,7 +149,7 @@ def test_detectron2_mapper_trains_too(cfg):
 
 def test_weights_that_do_not_exist(cfg):
     cfg.MODEL.WEIGHTS = "nowhere.pth"
-    with pytest.raises(UserError, match="MODEL.WEIGHTS nowhere.pth does not exist"):
+    with pytest.raises(UserError, match="Weights nowhere.pth do not exist"):
         Trainer(cfg).resume_or_load(resume=False)
 
 
