@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from d2detr.checkpoint import RELEASES
+from d2detr.checkpoint import RELEASES, fetch_weights
 from d2detr.engine import load_config
 from d2detr.errors import UserError
 
@@ -68,5 +68,6 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     if device is not None:
         cfg.MODEL.DEVICE = device
     model = build_model(cfg)
+    fetch_weights(cfg.MODEL.WEIGHTS)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model

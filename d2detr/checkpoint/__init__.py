@@ -5,10 +5,10 @@ format renames them, and ``LoadsDetrWeights`` fits them to a model.
 """
 
 from d2detr.checkpoint.checkpointer import extend_detection_checkpointer
-from d2detr.checkpoint.files import local_weights_file, read_checkpoint
+from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format
 from d2detr.checkpoint.loading import LoadsDetrWeights
-from d2detr.checkpoint.original import from_original, is_original, to_original
+from d2detr.checkpoint.original import from_original, to_original
 from d2detr.checkpoint.releases import RELEASES, register_releases
 
 __all__ = [
@@ -16,8 +16,7 @@ __all__ = [
     "LoadsDetrWeights",
     "extend_detection_checkpointer",
     "from_original",
-    "is_original",
-    "local_weights_file",
+    "fetch_weights",
     "read_checkpoint",
     "recognise_format",
     "register_releases",

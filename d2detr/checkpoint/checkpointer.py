@@ -7,7 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from d2detr.checkpoint import metadata
-from d2detr.checkpoint.files import local_weights_file, read_checkpoint
+from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format
 from d2detr.checkpoint.loading import LoadsDetrWeights
 
@@ -23,8 +23,8 @@ def extend_detection_checkpointer() -> None:
     load, load_file, load_model = stock.load, stock._load_file, stock._load_model
 
     def load_any(self: Any, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        if path and _detr_modules(self.model):
-            path = local_weights_file(path)
+        if _detr_modules(self.model):
+            path = fetch_weights(path, key="Checkpoint")
         return load(self, path, *args, **kwargs)
 
     def load_any_file(self: Any, filename: str) -> dict[str, Any]:

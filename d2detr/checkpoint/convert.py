@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2detr.checkpoint import metadata
 from d2detr.checkpoint.classes import names_of_classes
-from d2detr.checkpoint.files import local_weights_file, read_checkpoint
+from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
 from d2detr.checkpoint.huggingface import to_huggingface
 from d2detr.checkpoint.original import to_original
@@ -69,7 +69,7 @@ def convert_checkpoint(
     """
     if Path(output).exists():
         raise UserError(f"--output {output} exists; it is not overwritten.")
-    path = local_weights_file(source)
+    path = fetch_weights(source, key="--input")
     checkpoint = read_checkpoint(path, trusted)
     model = checkpoint["model"]
     form = recognise_format(model)

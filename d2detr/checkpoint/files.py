@@ -34,33 +34,37 @@ _OTHER_PROJECTS = {"ultralytics": "YOLO", "models": "YOLO", "mmengine": "MMDetec
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
 
 
-def local_weights_file(path: str) -> str:
-    """Return the file on this machine that ``path`` means, downloading it if need be.
+def fetch_weights(path: str, key: str = "MODEL.WEIGHTS") -> str:
+    """Make sure that weights are on this machine, downloading them if ``path`` is a URL.
 
     Args:
-        path: a file, a folder that transformers wrote, a URL, ``detectron2://...`` or
-            ``detr://...``.
+        path: a file, a folder that transformers wrote, a URL, ``detectron2://...``,
+            ``detr://...``, or "" for none.
+        key: what ``path`` is the value of, for the messages.
+
+    Returns:
+        The file on this machine, or "".
 
     Raises:
         UserError: there is no such file, it cannot be downloaded, or it is empty.
     """
+    if not path:
+        return ""
     try:
         local_path = PathManager.get_local_path(path)
     except UserError:
         raise
     except Exception as error:  # a handler may raise whatever its library does
         raise UserError(
-            f"Weights {path} cannot be downloaded: {error}. MODEL.WEIGHTS also takes the path of "
-            'a file, or "" to train from scratch.'
+            f"{key} {path} cannot be downloaded: {error}. {key} also takes the path of a file, or "
+            '"" for none.'
         ) from None
     if os.path.isdir(local_path):
         local_path = _file_of_folder(local_path)
     if not os.path.isfile(local_path):
-        raise UserError(f"Weights {path} do not exist{_nearest_parent(local_path)}.")
+        raise UserError(f"{key} {path} does not exist{_nearest_parent(local_path)}.")
     if os.path.getsize(local_path) == 0:
-        raise UserError(
-            f"Weights {path} are an empty file: its copy or download failed ({local_path})."
-        )
+        raise UserError(f"{key} {path} is an empty file: its copy or download failed.")
     return local_path
 
 
@@ -80,16 +84,14 @@ def read_checkpoint(path: str, trusted: bool = False) -> dict[str, Any]:
     """
     with open(path, "rb") as file:
         start = file.read(512)
-    if start.startswith(b"PK\x03\x04") or start.startswith(_TORCH_LEGACY):
+    if path.endswith(".index.json"):
+        content = _read_shards(path, trusted)
+    elif start.startswith((b"PK\x03\x04", _TORCH_LEGACY)) or start[257:262] == b"ustar":
         content = _read_torch(path, trusted)
     elif start[:1] == b"\x80":
         content = _read_pickle(path, trusted)
     elif start[8:9] == b"{":
         content = _read_safetensors(path)
-    elif start.lstrip()[:1] == b"{" and path.endswith(".index.json"):
-        content = _read_shards(path, trusted)
-    elif start[257:262] == b"ustar":
-        content = _read_torch(path, trusted)
     else:
         raise UserError(f"{path} holds no weights: {_guess_content(start)}.")
     checkpoint = _unpack(content, path)
@@ -168,7 +170,7 @@ def _read_shards(path: str, trusted: bool) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in sorted(set(index["weight_map"].values())):
         shard = Path(path).parent / Path(name).name
-        weights.update(read_checkpoint(local_weights_file(str(shard)), trusted)["model"])
+        weights.update(read_checkpoint(fetch_weights(str(shard)), trusted)["model"])
     return weights
 
 
@@ -208,7 +210,7 @@ def _describe_classes(model: OrderedDict, config_file: Path) -> None:
     try:
         labels = json.loads(config_file.read_text()).get("id2label") or {}
         names = [labels[str(i)] for i in range(len(labels))]
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, AttributeError, TypeError):
         return
     if known_names(names):
         describe(model, class_names=names)

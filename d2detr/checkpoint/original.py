@@ -1,7 +1,5 @@
 """The key names of the original DETR release."""
 
-from collections.abc import Mapping
-
 from torch import Tensor
 
 from d2detr.checkpoint.renaming import Renaming, StateDict
@@ -39,11 +37,6 @@ RESNET = (
     ),
 )
 _NAMES = Renaming([*HEADS, *((_BACKBONE + theirs, f"backbone.{ours}") for theirs, ours in RESNET)])
-
-
-def is_original(state_dict: Mapping[str, Tensor]) -> bool:
-    """Tell whether the keys are those of the original release, detection or panoptic."""
-    return any(key.removeprefix(PANOPTIC_PREFIX).startswith(_BACKBONE) for key in state_dict)
 
 
 def from_original(state_dict: StateDict) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
+from d2detr.checkpoint import fetch_weights
 from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.writers import ErrorPrinter
@@ -58,6 +59,8 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the weights cannot be had or fit nothing.
         """
+        if not (resume and self.checkpointer.has_checkpoint()):
+            fetch_weights(self.cfg.MODEL.WEIGHTS)
         super().resume_or_load(resume)
         self.data_loader.start_iter = self.start_iter
 
@@ -137,5 +140,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     check_datasets(cfg, is_train=False)
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    if not (resume and checkpointer.has_checkpoint()):
+        fetch_weights(cfg.MODEL.WEIGHTS)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     return Trainer.test(cfg, model)

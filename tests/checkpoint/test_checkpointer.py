@@ -106,7 +106,3 @@ def test_config_key_reaches_the_model():
     assert not build_model(cfg).trusts_weights
     cfg.MODEL.WEIGHTS_TRUSTED = True
     assert build_model(cfg).trusts_weights
-
-
-def test_no_weights_is_no_error():
-    DetectionCheckpointer(small_detr()).load("")

@@ -1,5 +1,7 @@
 import argparse
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +76,16 @@ def test_config_tells_the_architecture(original, tmp_path):
     assert (config["d_model"], config["encoder_ffn_dim"], config["num_queries"]) == (64, 96, 10)
     assert len(config["id2label"]) == 7
     assert config["position_embedding_type"] == "sine"
+
+
+def test_command_line(own, tmp_path, monkeypatch, capsys):
+    tool = str(Path(__file__).parents[2] / "tools" / "convert_weights.py")
+    arguments = ["--input", own, "--output", str(tmp_path / "out.pth"), "--to", "original"]
+    monkeypatch.setattr("sys.argv", [tool, *arguments])
+    runpy.run_path(tool, run_name="__main__")
+    assert_same_tensors(read(tmp_path / "out.pth"), to_original(read(own)))
+    with pytest.raises(SystemExit, match="error: .*exists"):
+        runpy.run_path(tool, run_name="__main__")
 
 
 def test_what_cannot_be_converted_says_why(own, tmp_path):

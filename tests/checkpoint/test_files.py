@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2detr.checkpoint import local_weights_file, metadata, read_checkpoint
+from d2detr.checkpoint import fetch_weights, metadata, read_checkpoint
 from d2detr.errors import UserError
 
 WEIGHTS = {"input_proj.weight": torch.arange(6.0).view(2, 3)}
@@ -46,7 +46,7 @@ def test_safetensors_under_any_name(tmp_path):
 def test_folder_and_its_class_names(tmp_path):
     torch.save(WEIGHTS, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text('{"id2label": {"0": "cat", "1": "dog"}}')
-    path = local_weights_file(str(tmp_path))
+    path = fetch_weights(str(tmp_path))
     assert_holds_weights(path)
     assert metadata.description(read_checkpoint(path)["model"]) == {"class_names": ["cat", "dog"]}
 
@@ -54,7 +54,7 @@ def test_folder_and_its_class_names(tmp_path):
 def test_placeholders_are_no_class_names(tmp_path):
     torch.save(WEIGHTS, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text('{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}')
-    model = read_checkpoint(local_weights_file(str(tmp_path)))["model"]
+    model = read_checkpoint(fetch_weights(str(tmp_path)))["model"]
     assert metadata.description(model) == {}
 
 
@@ -63,7 +63,7 @@ def test_shards(tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "b.bin")
     index = '{"weight_map": {"input_proj.weight": "a.bin", "x": "b.bin"}}'
     (tmp_path / "pytorch_model.bin.index.json").write_text(index)
-    model = read_checkpoint(local_weights_file(str(tmp_path)))["model"]
+    model = read_checkpoint(fetch_weights(str(tmp_path)))["model"]
     assert model.keys() == {"input_proj.weight", "x"}
 
 
@@ -109,7 +109,7 @@ def test_files_that_hold_no_weights(tmp_path, content, message):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_checkpoint(local_weights_file(str(path)))
+        read_checkpoint(fetch_weights(str(path)))
 
 
 def test_damaged_safetensors(tmp_path):
@@ -128,22 +128,28 @@ def test_pickled_model_of_another_project_is_named(tmp_path):
         read_checkpoint(str(path))
 
 
+def test_no_weights_is_no_error():
+    assert fetch_weights("") == ""
+
+
 def test_missing_file_names_the_nearest_folder_that_exists(tmp_path):
     (tmp_path / "there.pth").touch()
     path = tmp_path / "a" / "b" / "weights.pth"
-    message = rf"Weights {path} do not exist; the folder {tmp_path} does, with there.pth in it"
+    message = (
+        rf"MODEL.WEIGHTS {path} does not exist; the folder {tmp_path} does, with there.pth in it"
+    )
     with pytest.raises(UserError, match=message):
-        local_weights_file(str(path))
+        fetch_weights(str(path))
 
 
 def test_empty_file_and_folder_without_weights(tmp_path):
     (tmp_path / "empty.pth").touch()
-    with pytest.raises(UserError, match="are an empty file"):
-        local_weights_file(str(tmp_path / "empty.pth"))
+    with pytest.raises(UserError, match="is an empty file"):
+        fetch_weights(str(tmp_path / "empty.pth"))
     with pytest.raises(UserError, match="looked for model.safetensors.*it has empty.pth"):
-        local_weights_file(str(tmp_path))
+        fetch_weights(str(tmp_path))
 
 
 def test_failed_download_is_one_message():
     with pytest.raises(UserError, match="http://localhost:9/detr.pth cannot be downloaded"):
-        local_weights_file("http://localhost:9/detr.pth")
+        fetch_weights("http://localhost:9/detr.pth")

@@ -52,7 +52,10 @@ def test_names_of_the_weights_count():
 
 def test_as_many_classes_load_as_they_are():
     value = head(2)
-    assert fit(HEAD, value, head(2, 5), ["a", "b"], ["b", "a"])[0] is value
+    fitted, report = fit(HEAD, value, head(2, 5), ["a", "b"], ["b", "a"])
+    assert fitted is value
+    assert "names differ" in report.partial[HEAD]
+    assert not fit(HEAD, value, head(2, 5), ["a", "b"], ["a", "b"])[1].partial
 
 
 @pytest.mark.parametrize("names", [(None, ["dog", "cat"]), (["a"] * 5, None), (None, None)])

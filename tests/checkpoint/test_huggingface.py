@@ -34,7 +34,6 @@ BACKBONES = {
     "R50": (50, False, {"backbone": "resnet50"}),
     "DC5": (50, True, {"backbone": "resnet50", "dilation": True}),
     "R101": (101, False, {"backbone": "resnet101"}),
-    "R50 without timm": (50, False, {"use_timm_backbone": False, "out_features": ["stage4"]}),
 }
 
 
@@ -42,7 +41,7 @@ def build_theirs(settings, kind="DetrForObjectDetection", seed=1):
     if settings.get("use_timm_backbone", True):
         pytest.importorskip("timm", reason="timm is not installed")
     else:
-        resnet = transformers.ResNetConfig(out_features=settings["out_features"])
+        resnet = transformers.ResNetConfig(out_features=["stage4"])
         settings = {"use_timm_backbone": False, "backbone_config": resnet}
     config = transformers.DetrConfig(use_pretrained_backbone=False, **SIZES, **settings)
     model = getattr(transformers, kind)(config).eval()
@@ -66,6 +65,14 @@ def predict_with_theirs(theirs, ours):
     return outputs.logits, outputs.pred_boxes
 
 
+def test_folder_of_a_model_without_timm(tmp_path):
+    theirs = build_theirs({"use_timm_backbone": False})
+    theirs.save_pretrained(tmp_path)
+    ours = build_ours(50, False)
+    DetectionCheckpointer(ours).load(str(tmp_path))
+    assert_same_predictions(predict(ours), predict_with_theirs(theirs, ours))
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_folder_of_transformers_gives_its_predictions_here_and_back_there(name, tmp_path):
     depth, dilated, settings = BACKBONES[name]
@@ -84,9 +91,9 @@ def test_folder_of_transformers_gives_its_predictions_here_and_back_there(name, 
 
 
 def test_detection_part_of_the_segmentation_model(tmp_path):
-    theirs = build_theirs({"backbone": "resnet50"}, "DetrForSegmentation")
+    theirs = build_theirs({"backbone": "resnet18"}, "DetrForSegmentation")
     theirs.save_pretrained(tmp_path)
-    ours = build_ours(50, False)
+    ours = small_detr()
     DetectionCheckpointer(ours).load(str(tmp_path))
     assert_same_predictions(predict(ours), predict_with_theirs(theirs.detr, ours))
 
@@ -115,7 +122,7 @@ def test_bin_file_and_bare_model(tmp_path):
 
 
 def test_mask_head_has_the_original_names():
-    theirs = build_theirs({"backbone": "resnet50"}, "DetrForSegmentation").state_dict()
+    theirs = build_theirs({"backbone": "resnet18"}, "DetrForSegmentation").state_dict()
     renamed = to_original(from_huggingface(theirs))
     for key, theirs_key in {
         "bbox_attention.k_linear.bias": "bbox_attention.k_proj.bias",
@@ -124,7 +131,8 @@ def test_mask_head_has_the_original_names():
         "mask_head.adapter3.bias": "mask_head.fpn_stages.2.fpn_adapter.bias",
         "mask_head.out_lay.weight": "mask_head.output_conv.weight",
     }.items():
-        assert torch.equal(renamed[key], theirs[theirs_key])
+        # Version 4 has the original's names in memory, too.
+        assert torch.equal(renamed[key], theirs.get(theirs_key, theirs.get(key)))
 
 
 def test_round_trip():

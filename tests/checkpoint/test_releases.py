@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 
-from d2detr.checkpoint import local_weights_file, read_checkpoint, releases
+from d2detr.checkpoint import fetch_weights, read_checkpoint, releases, to_original
 from d2detr.errors import UserError
+from tests.checkpoint.helpers import assert_same_predictions, predict, small_detr
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_release_is_downloaded_once_and_verified(server, monkeypatch, tmp_path):
     folder, asked = server
     name = publish(folder, monkeypatch, {"model": {"x": torch.ones(2)}})
     for _ in range(2):
-        path = local_weights_file("detr://detr_r50")
+        path = fetch_weights("detr://detr_r50")
         assert torch.equal(read_checkpoint(path)["model"]["x"], torch.ones(2))
     assert asked == [f"/{name}"]
     assert (tmp_path / "cache") in Path(path).parents
@@ -54,11 +56,18 @@ def test_release_is_downloaded_once_and_verified(server, monkeypatch, tmp_path):
         assert file.read() == (folder / name).read_bytes()
 
 
+def test_checkpointer_takes_the_name(server, monkeypatch):
+    trained, model = small_detr(seed=1), small_detr()
+    publish(server[0], monkeypatch, {"model": to_original(trained.state_dict())})
+    DetectionCheckpointer(model).load("detr://detr_r50")
+    assert_same_predictions(predict(model), predict(trained))
+
+
 def test_another_file_than_the_release_is_refused_and_not_kept(server, tmp_path):
     folder, _ = server
     (folder / releases.RELEASES["detr_r50"]).write_bytes(b"<html>log in</html>")
     with pytest.raises(UserError, match="is not the released file.*not e632da11.*proxy"):
-        local_weights_file("detr://detr_r50")
+        fetch_weights("detr://detr_r50")
     assert not list((tmp_path / "cache").rglob("*.pth"))
 
 
@@ -68,12 +77,12 @@ def test_without_network_there_is_one_message(monkeypatch, tmp_path):
     with pytest.raises(
         UserError, match=r"detr://detr_r101 cannot be downloaded from .*/detr-r101-2c7b67e5.pth"
     ):
-        local_weights_file("detr://detr_r101")
+        fetch_weights("detr://detr_r101")
 
 
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match="no weights detr://detr_r18; choose from detr://detr_r50,"):
-        local_weights_file("detr://detr_r18")
+        fetch_weights("detr://detr_r18")
 
 
 def test_official_addresses():

@@ -90,7 +90,7 @@ def test_two_processes(directory):
     [
         (["DATASETS.TRAIN", "('shape_train',)"], "Did you mean shapes_train"),
         (["MODEL.DETR.NUM_CLASSES", "80"], "80 classes, but dataset 'shapes_train' has 5"),
-        (["--num-gpus", "2", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth do not exist"),
+        (["--num-gpus", "2", "MODEL.WEIGHTS", "nowhere.pth"], "nowhere.pth does not exist"),
     ],
     ids=["dataset", "classes", "weights-of-two-processes"],
 )

@@ -149,7 +149,7 @@ def test_detectron2_mapper_trains_too(cfg):
 
 def test_weights_that_do_not_exist(cfg):
     cfg.MODEL.WEIGHTS = "nowhere.pth"
-    with pytest.raises(UserError, match="Weights nowhere.pth do not exist"):
+    with pytest.raises(UserError, match="MODEL.WEIGHTS nowhere.pth does not exist"):
         Trainer(cfg).resume_or_load(resume=False)
 
 
@@ -164,6 +164,19 @@ def test_weights_of_another_model(cfg, tmp_path):
     torch.save({"model": {"encoder.block.weight": torch.zeros(2)}}, cfg.MODEL.WEIGHTS)
     with pytest.raises(UserError, match="fit no parameter.*encoder.block.weight"):
         Trainer(cfg).resume_or_load(resume=False)
+
+
+def test_class_rows_of_the_weights_go_to_the_classes_of_the_dataset(cfg, tmp_path):
+    trained = Trainer(cfg).model
+    names = MetadataCatalog.get("few_shapes").thing_classes
+    trained.heads.class_embed = torch.nn.Linear(32, len(names) + 2)
+    trained.class_names = ["dragon", *names]
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save({"model": trained.state_dict()}, cfg.MODEL.WEIGHTS)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    rows = trained.heads.class_embed.weight
+    assert torch.equal(trainer.model.heads.class_embed.weight, rows[1:])
 
 
 def test_unknown_evaluator(cfg):
