@@ -10,6 +10,7 @@ REQUIREMENTS = [
     "Pillow>=10.0",
     "matplotlib>=3.8",
     "pycocotools>=2.0.7",
+    "safetensors>=0.4.5",
     "faster-coco-eval>=1.6.5",  # COCOEvaluator's speed without Detectron2's extension
     # What Detectron2 runs on. It asks for them itself, except where only its Python part is
     # installed, without its requirements, as tools/setup_env.sh does.
@@ -30,7 +31,14 @@ EXTRAS = {
     # Detectron2's Visualizer imports OpenCV. Not required, because a second build of OpenCV
     # would overwrite the one that the environment has.
     "draw": ["opencv-python-headless>=4.8.1.78"],
-    "test": ["pytest>=7.4", "ruff>=0.6", "shapely>=2.0.2"],  # shapely: crops of polygons
+    # shapely: crops of polygons; transformers and timm: weights are proved against theirs
+    "test": [
+        "pytest>=7.4",
+        "ruff>=0.6",
+        "shapely>=2.0.2",
+        "transformers>=4.57.6",
+        "timm>=1.0.19",
+    ],
 }
 
 setup(

@@ -39,6 +39,23 @@ def resolve_num_classes(cfg: CfgNode) -> int:
     return num_classes
 
 
+def resolve_class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
+    """Return the names of the model's classes, where a dataset tells them without being loaded.
+
+    Args:
+        cfg: a config with DETR's keys.
+        num_classes: how many there must be.
+
+    Returns:
+        ``thing_classes`` of the first dataset that has so many, or None.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        class_names = MetadataCatalog.get(name).get("thing_classes")
+        if class_names is not None and len(class_names) == num_classes:
+            return list(class_names)
+    return None
+
+
 def check_num_classes(cfg: CfgNode, is_train: bool = True) -> None:
     """Check that the model has as many classes as each of its datasets.
 

@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,8 +10,8 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from d2detr.checkpoint import adapt_state_dict
-from d2detr.data import resolve_num_classes
+from d2detr.checkpoint import LoadsDetrWeights
+from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding, fold_frozen_norms
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
@@ -46,10 +47,10 @@ class Encoded(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class DETR(nn.Module):
+class DETR(LoadsDetrWeights):
     """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
 
-    State dicts of the original implementation load as they are.
+    Weights of every format that :mod:`d2detr.checkpoint` knows load as they are.
 
     Args:
         backbone: any Detectron2 backbone.
@@ -69,6 +70,8 @@ class DETR(nn.Module):
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep; 0 keeps one per query.
         vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
+        class_names: of the K classes, where known: pretrained class rows are picked by them.
+        trusts_weights: whether weight files may run code that they hold.
     """
 
     @configurable
@@ -92,6 +95,8 @@ class DETR(nn.Module):
         segmenter: Segmenter | None = None,
         freeze_box_model: bool = False,
         dataset_name: str | None = None,
+        class_names: Sequence[str] | None = None,
+        trusts_weights: bool = False,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -130,6 +135,8 @@ class DETR(nn.Module):
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
         self.dataset_name = dataset_name
+        self.class_names = class_names
+        self.trusts_weights = trusts_weights
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -175,6 +182,8 @@ class DETR(nn.Module):
             "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
             "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
+            "class_names": resolve_class_names(cfg, num_classes),
+            "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
         }
 
     @property
@@ -349,10 +358,6 @@ class DETR(nn.Module):
             dataset_name=self.dataset_name,
             true_panoptic=self.segmenter.to_panoptic(truth) if "panoptic_seg" in result else None,
         )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        adapt_state_dict(state_dict, prefix, self.state_dict())
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @META_ARCH_REGISTRY.register()
