@@ -5,7 +5,6 @@ from torch import Tensor
 from d2detr.checkpoint.renaming import Renaming, StateDict
 
 PANOPTIC_PREFIX = "detr."  # of the box model within the original's panoptic model
-_BACKBONE = "backbone.0.body."
 _MASK_PARTS = ("bbox_attention.", "mask_head.")
 
 HEADS = (
@@ -36,7 +35,13 @@ RESNET = (
         for theirs, ours in _BLOCK
     ),
 )
-_NAMES = Renaming([*HEADS, *((_BACKBONE + theirs, f"backbone.{ours}") for theirs, ours in RESNET)])
+_NAMES = Renaming(
+    [
+        *HEADS,
+        ("backbone.0.body", "backbone"),  # what is no part of a ResNet
+        *((f"backbone.0.body.{theirs}", f"backbone.{ours}") for theirs, ours in RESNET),
+    ]
+)
 
 
 def from_original(state_dict: StateDict) -> dict[str, Tensor]:
