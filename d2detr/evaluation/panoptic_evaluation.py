@@ -50,13 +50,14 @@ class PanopticEvaluator(DatasetEvaluator):
         self._directory = Path(output_dir)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self._num_processes = num_processes or min(8, cores)
-        self._category_id = {
-            contiguous: category
-            for part in ("thing", "stuff")
-            for category, contiguous in self._metadata.get(
-                f"{part}_dataset_id_to_contiguous_id"
-            ).items()
-        }
+        # Apart, because some models number stuff for itself.
+        self._thing_ids, self._stuff_ids = (
+            {contiguous: category_id for category_id, contiguous in ids.items()}
+            for ids in (
+                self._metadata.thing_dataset_id_to_contiguous_id,
+                self._metadata.stuff_dataset_id_to_contiguous_id,
+            )
+        )
 
     def reset(self) -> None:
         self._predictions: list[dict[str, Any]] = []
@@ -77,11 +78,14 @@ class PanopticEvaluator(DatasetEvaluator):
                     "image_id": x["image_id"],
                     "file_name": file_name,
                     "segments_info": [
-                        {"id": s["id"], "category_id": self._category_id[s["category_id"]]}
-                        for s in segments
+                        {"id": s["id"], "category_id": self._dataset_id(s)} for s in segments
                     ],
                 }
             )
+
+    def _dataset_id(self, segment: dict[str, Any]) -> int:
+        ids = self._thing_ids if segment["isthing"] else self._stuff_ids
+        return ids[segment["category_id"]]
 
     def evaluate(self) -> OrderedDict | None:
         """Compare with the truth; the main process returns the metrics in percent."""

@@ -8,16 +8,17 @@ from PIL import Image
 
 from tests.end_to_end.test_train_net import ROOT, SMALL, last_iteration, run_tool
 
+SMALL = [*SMALL, "INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MIN_SIZE_TEST", "48"]
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("masks")
 
 
-def train(directory, *args, config="quickstart_panoptic.yaml"):
-    config_file = ROOT / "configs" / config
-    finished = run_tool("train_net.py", directory, "--config-file", config_file, *args)
-    return finished
+def train(directory, *args):
+    config_file = ROOT / "configs" / "quickstart_panoptic.yaml"
+    return run_tool("train_net.py", directory, "--config-file", config_file, *args)
 
 
 def test_boxes_then_masks_on_the_frozen_boxes(directory):
