@@ -17,6 +17,7 @@ NUM_THREADS = 16
 FILES_PER_TASK = 500
 SECONDS_PER_LOG_LINE = 10
 MAX_LISTED = 5
+EXIF_ORIENTATION = 274  # the tag's number; values above 4 swap width and height
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,16 @@ def decoding_problem(file_name: str) -> str | None:
         # Pillow repeats the path in some messages.
         return str(error).replace(f" {file_name!r}", "")
     return None
+
+
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of an opened image as it is displayed, its EXIF rotation applied.
+
+    Nothing is decoded.
+    """
+    width, height = image.size
+    is_turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if is_turned else (width, height)
 
 
 def _find_problems(file_names: list[str]) -> list[tuple[str, str | None]]:

@@ -5,13 +5,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
+from d2detr.data.loading import load_dataset
 from d2detr.errors import UserError
 from d2detr.visualization.drawing import draw_truth_and_predictions
+from d2detr.visualization.mistakes import KINDS, count_mistakes
+
+ORDERS = ("first", "worst", *KINDS)
 
 
 def draw_results(
@@ -22,8 +26,9 @@ def draw_results(
     num_images: int = 12,
     columns: int = 3,
     score_threshold: float = 0.5,
-) -> None:
-    """Draw COCO results beside the ground truth, a grid of the first images of a dataset.
+    order: str = "first",
+) -> dict[str, int]:
+    """Draw COCO results beside the ground truth, as a grid of images of a dataset.
 
     Args:
         dataset_name: the registered dataset that was evaluated.
@@ -31,11 +36,18 @@ def draw_results(
         output: the picture to write; its suffix decides the format.
         num_images: pictures in the grid.
         columns: pictures side by side.
-        score_threshold: detections below it are not drawn.
+        score_threshold: detections below it are not drawn, and do not count as mistakes.
+        order: "first" draws the first images of the dataset, "worst" those with the most mistakes,
+            and one of :data:`d2detr.visualization.mistakes.KINDS` those with most of that kind.
+
+    Returns:
+        The mistakes in the whole dataset by kind.
 
     Raises:
-        UserError: there is no such results file.
+        UserError: there is no such results file, or the order is unknown.
     """
+    if order not in ORDERS:
+        raise UserError(f"Order {order!r} is unknown; choose from {', '.join(ORDERS)}.")
     if not Path(results_file).is_file():
         raise UserError(
             f"Results file {results_file} does not exist. Evaluate first (--eval-only)."
@@ -43,10 +55,20 @@ def draw_results(
     detections = defaultdict(list)
     for detection in json.loads(Path(results_file).read_text()):
         detections[detection["image_id"]].append(detection)
-    dataset = DatasetCatalog.get(dataset_name)[:num_images]
+    dataset = load_dataset(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    pictures = []
+    mistakes = []
     for record in dataset:
+        size = record["height"], record["width"]
+        predictions = _predictions(detections[record["image_id"]], size, metadata)
+        confident = predictions[predictions.scores >= score_threshold]
+        mistakes.append(count_mistakes(_truth(record, size), confident))
+    chosen = range(len(dataset))
+    if order != "first":
+        kinds = KINDS if order == "worst" else (order,)
+        chosen = sorted(chosen, key=lambda i: -sum(mistakes[i][kind] for kind in kinds))
+    pictures = []
+    for record in [dataset[i] for i in chosen[:num_images]]:
         image = read_image(record["file_name"], "RGB")
         size = image.shape[:2]
         pictures.append(
@@ -61,13 +83,14 @@ def draw_results(
         )
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(_grid(pictures, columns)).save(output)
+    return {kind: sum(x[kind] for x in mistakes) for kind in KINDS}
 
 
 def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
     annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
     truth = Instances(size)
     truth.gt_boxes = Boxes(
-        [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
+        [BoxMode.convert(list(x["bbox"]), x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations]
     )
     truth.gt_classes = torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64)
     return truth
