@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from d2detr.data.auto.tree import Source, Tree
@@ -93,6 +94,9 @@ def _find_image_folder(json_file: str, names: list[str], tree: Tree) -> str:
     folders = {home, tree.root, *tree.image_folders}
     # File names may begin with folders of their own.
     folders |= {os.path.dirname(folder) for folder in tree.image_folders}
+    # A file that was named itself lies beside the folders of images, as COCO's do.
+    parent = Path(home).parent
+    folders |= {str(x) for x in (*parent.glob("*"), *parent.glob("images/*")) if x.is_dir()}
     sample = names[:: max(1, len(names) // _SAMPLE)]
     split = tree.split_of(json_file)
 
