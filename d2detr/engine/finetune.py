@@ -21,6 +21,7 @@ from d2detr.data.auto.tree import require_existing
 from d2detr.data.loading import load_dataset
 from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
 from d2detr.engine.output import claim_output
+from d2detr.engine.predictor import checkpoint_of_run
 from d2detr.engine.recipe import apply_recipe, describe_recipe
 from d2detr.engine.setup import load_config
 from d2detr.engine.trainer import Trainer
@@ -144,7 +145,7 @@ def _find_model(weights: str, config_file: str | None) -> tuple[str, str]:
         path = require_existing(weights, "--weights")
         folder = path if path.is_dir() else path.parent
         if path.is_dir() and (path / "config.yaml").is_file():
-            weights = str(_checkpoint_of_run(path))
+            weights = str(checkpoint_of_run(path))
     if config_file:
         return config_file, weights
     if folder is not None and (folder / "config.yaml").is_file():
@@ -152,15 +153,6 @@ def _find_model(weights: str, config_file: str | None) -> tuple[str, str]:
     if weights.startswith("detr://"):
         return get_config_file(weights.removeprefix("detr://") + ".yaml"), weights
     return get_config_file(_DEFAULT_CONFIG), weights
-
-
-def _checkpoint_of_run(folder: Path) -> Path:
-    for name in (BEST_MODEL, "model_final.pth"):
-        if (folder / name).is_file():
-            return folder / name
-    if (folder / "last_checkpoint").is_file():
-        return folder / (folder / "last_checkpoint").read_text().strip()
-    raise UserError(f"{folder} holds a config.yaml, but no checkpoint.")
 
 
 def _finish(cfg: CfgNode, results: dict[str, Any], best: Path) -> None:
