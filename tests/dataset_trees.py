@@ -66,7 +66,8 @@ def write_voc_xml(folder, content):
                 box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
                 name = escape(names[item["category_id"]])
                 objects += (
-                    f"<object><name>{name}</name><difficult>0</difficult>"
+                    f"<object><name>{name}</name><pose>Left</pose><truncated>0</truncated>"
+                    f"<difficult>0</difficult>"
                     f"<bndbox>{box}</bndbox></object>"
                 )
         (folder / image["file_name"]).with_suffix(".xml").write_text(

@@ -21,6 +21,7 @@ from d2detr.engine.predictor import Predictor, read_rgb
 from d2detr.errors import UserError
 
 RESULTS_FILE = "coco_instances_results.json"
+MIN_SHORT_SIDE = 256  # of pictures: labels are unreadable on smaller ones
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +98,12 @@ def predict_video(
 
 
 def draw(rgb: np.ndarray, instances: Instances, predictor: Predictor) -> np.ndarray:
-    """Return the image with its detections, classes and scores."""
+    """Return the image with its detections, classes and scores; small images are enlarged."""
     from detectron2.utils.visualizer import Visualizer  # which takes long to import
 
-    drawn = Visualizer(rgb, predictor.metadata).draw_instance_predictions(instances)
+    scale = max(1.0, MIN_SHORT_SIDE / min(rgb.shape[:2]))
+    visualizer = Visualizer(rgb, predictor.metadata, scale=scale)
+    drawn = visualizer.draw_instance_predictions(instances)
     return drawn.get_image()
 
 

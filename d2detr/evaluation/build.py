@@ -6,15 +6,15 @@ from detectron2.evaluation import (
     COCOEvaluator,
     DatasetEvaluator,
     LVISEvaluator,
-    PascalVOCDetectionEvaluator,
 )
 
 from d2detr.errors import UserError
+from d2detr.evaluation.pascal_voc import build_voc_evaluator
 
 _EVALUATORS = {
     "coco": lambda name, output_dir: COCOEvaluator(name, output_dir=output_dir),
     "lvis": lambda name, output_dir: LVISEvaluator(name, output_dir=output_dir),
-    "pascal_voc": lambda name, output_dir: PascalVOCDetectionEvaluator(name),
+    "pascal_voc": build_voc_evaluator,
 }
 
 

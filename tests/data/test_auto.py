@@ -106,6 +106,18 @@ def test_names_work_in_configs_without_registration(tmp_path, splits, cfg):
     assert resolve_num_classes(cfg) == 5
 
 
+def test_image_ids_that_are_words_are_numbered(tmp_path, splits):
+    content, pixels = json.loads(json.dumps(splits["train"][0])), splits["train"][1]
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"image {annotation['image_id']}"
+    coco(tmp_path, {**splits, "train": (content, pixels)})
+    names = register_auto_dataset(tmp_path)
+    assert boxes_by_image(names["train"]) == truth(splits["train"][0])
+    assert {x["image_id"] for x in load_dataset(names["train"])} == set(range(1, 11))
+
+
 def test_relative_path(tmp_path, splits, monkeypatch):
     coco(tmp_path / "mine", splits)
     monkeypatch.chdir(tmp_path)

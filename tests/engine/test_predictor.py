@@ -143,7 +143,7 @@ def test_video(run, tmp_path):
     assert {x["image_id"] for x in results} == {1, 2, 3, 4, 5}
     frames = list(Video(str(tmp_path / "out" / "predictions.mp4")))
     assert len(frames) == 5
-    assert frames[0].shape == (96, 96, 3)
+    assert frames[0].shape == (256, 256, 3)
 
 
 def test_globs_and_single_files(images):

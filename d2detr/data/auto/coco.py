@@ -65,6 +65,8 @@ def _read(path: str, tree: Tree) -> dict[str, Any]:
     content = {section: content[section] for section in _SECTIONS}
     content["categories"] = _without_supercategory(content)
     folder = _find_image_folder(path, [x["file_name"] for x in content["images"]], tree)
+    if not all(isinstance(image["id"], int) for image in content["images"]):
+        _number_images(content)  # because the evaluation takes numbers only
     for image in content["images"]:
         image["file_name"] = os.path.join(folder, image["file_name"])
     for annotation in content["annotations"]:
@@ -83,6 +85,14 @@ def _without_supercategory(content: dict[str, Any]) -> list[dict[str, Any]]:
     if others and not used and first["id"] == 0 and parents == {first["name"]}:
         return others
     return content["categories"]
+
+
+def _number_images(content: dict[str, Any]) -> None:
+    numbers: dict[Any, int] = {}
+    for image in content["images"]:
+        image["id"] = numbers.setdefault(image["id"], len(numbers) + 1)
+    for annotation in content["annotations"]:
+        annotation["image_id"] = numbers.get(annotation["image_id"], annotation["image_id"])
 
 
 def _find_image_folder(json_file: str, names: list[str], tree: Tree) -> str:
