@@ -48,10 +48,10 @@ def draw_results(
         score_threshold: detections below it are not drawn, and do not count as mistakes.
         order: "first" draws the first images of the dataset, "worst" those with the most mistakes,
             and one of :data:`d2detr.visualization.mistakes.KINDS` those with most of that kind.
-            Panoptic results are always drawn in the dataset's order.
+            Images of panoptic datasets are always drawn in their order.
 
     Returns:
-        The mistakes in the whole dataset by kind; empty for panoptic results.
+        The mistakes in the whole dataset by kind; empty for panoptic datasets.
 
     Raises:
         UserError: there is no such results file, or the order is unknown.
@@ -71,7 +71,7 @@ def draw_results(
     metadata = MetadataCatalog.get(dataset_name)
     directory = Path(results_file).parent / "panoptic"
     mistakes = []
-    if not is_panoptic:
+    if all("annotations" in record for record in dataset):
         mistakes = [
             _count_mistakes(record, of_image[record["image_id"]], metadata, score_threshold)
             for record in dataset
