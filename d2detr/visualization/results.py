@@ -97,7 +97,7 @@ def draw_results(
             )
         pictures.append(picture)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_grid(pictures, columns)).save(output)
+    Image.fromarray(make_grid(pictures, columns)).save(output)
     return {kind: sum(x[kind] for x in mistakes) for kind in KINDS} if mistakes else {}
 
 
@@ -170,7 +170,8 @@ def _predicted_segmentation(
     return _segmentation(directory / found[0]["file_name"], segments)
 
 
-def _grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:
+def make_grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:
+    """Put pictures (H, W, 3) of any sizes side by side on white."""
     height = max(x.shape[0] for x in pictures) + gap
     width = max(x.shape[1] for x in pictures) + gap
     rows = -(-len(pictures) // columns)

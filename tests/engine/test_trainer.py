@@ -181,7 +181,9 @@ def test_class_rows_of_the_weights_go_to_the_classes_of_the_dataset(cfg, tmp_pat
 
 def test_unknown_evaluator(cfg):
     metadata = MetadataCatalog.get("few_shapes")
-    with pytest.raises(UserError, match="evaluator_type 'odd'; known are coco, coco_panoptic_seg, lvis"):
+    with pytest.raises(
+        UserError, match="evaluator_type 'odd'; known are coco, coco_panoptic_seg, lvis"
+    ):
         try:
             del metadata.evaluator_type
             metadata.evaluator_type = "odd"
