@@ -10,6 +10,7 @@ REQUIREMENTS = [
     "Pillow>=10.0",
     "matplotlib>=3.8",
     "pycocotools>=2.0.7",
+    "safetensors>=0.4.5",
     "faster-coco-eval>=1.6.5",  # COCOEvaluator's speed without Detectron2's extension
     # What Detectron2 runs on. It asks for them itself, except where only its Python part is
     # installed, without its requirements, as tools/setup_env.sh does.
@@ -19,6 +20,7 @@ REQUIREMENTS = [
     "hydra-core>=1.3.2",
     "yacs>=0.1.8",
     "tabulate>=0.9",
+    "PyYAML>=6.0",
     "cloudpickle>=3.0",
     "tqdm>=4.66",
     "tensorboard>=2.15",
@@ -30,7 +32,16 @@ EXTRAS = {
     # Detectron2's Visualizer imports OpenCV. Not required, because a second build of OpenCV
     # would overwrite the one that the environment has.
     "draw": ["opencv-python-headless>=4.8.1.78"],
-    "test": ["pytest>=7.4", "ruff>=0.6", "shapely>=2.0.2"],  # shapely: crops of polygons
+    # shapely crops polygons; transformers and timm prove the weights; supervision takes the
+    # predictor's output, and its readers of VOC and YOLO check ours.
+    "test": [
+        "pytest>=7.4",
+        "ruff>=0.6",
+        "shapely>=2.0.2",
+        "transformers>=4.57.6",
+        "timm>=1.0.19",
+        "supervision>=0.31.2",
+    ],
 }
 
 setup(

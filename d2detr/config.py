@@ -28,6 +28,9 @@ def add_detr_config(cfg: CN) -> None:
 
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
+    # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
+    # values. Files of tensors, safetensors and Detectron2's .pkl files never need it.
+    cfg.MODEL.WEIGHTS_TRUSTED = False
 
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.

@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from d2detr.checkpoint import fetch_weights
+from d2detr.checkpoint import RELEASES, fetch_weights
 from d2detr.engine import load_config
 from d2detr.errors import UserError
 
@@ -15,16 +15,7 @@ _PACKAGE = Path(__file__).parent
 # Installed packages hold the configs; in a checkout they are beside the package.
 _CONFIG_DIRS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
-_RELEASES = "https://dl.fbaipublicfiles.com/detr"
-_RELEASED_WEIGHTS = {
-    "detr_r50.yaml": f"{_RELEASES}/detr-r50-e632da11.pth",
-    "detr_r50_dc5.yaml": f"{_RELEASES}/detr-r50-dc5-f0fb7ef5.pth",
-    "detr_r101.yaml": f"{_RELEASES}/detr-r101-2c7b67e5.pth",
-    "detr_r101_dc5.yaml": f"{_RELEASES}/detr-r101-dc5-a2e86def.pth",
-    "detr_panoptic_r50.yaml": f"{_RELEASES}/detr-r50-panoptic-00ce5173.pth",
-    "detr_panoptic_r50_dc5.yaml": f"{_RELEASES}/detr-r50-dc5-panoptic-da08f1b1.pth",
-    "detr_panoptic_r101.yaml": f"{_RELEASES}/detr-r101-panoptic-40021d53.pth",
-}
+_RELEASED_WEIGHTS = {f"{name}.yaml": f"detr://{name}" for name in RELEASES}
 
 
 def get_config_file(name: str) -> str:
@@ -54,9 +45,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     cfg = load_config(get_config_file(name))
     if trained:
         if name not in _RELEASED_WEIGHTS:
-            raise UserError(
-                f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have."
-            )
+            raise UserError(f"{name} has no released weights; {', '.join(_RELEASED_WEIGHTS)} have.")
         cfg.MODEL.WEIGHTS = _RELEASED_WEIGHTS[name]
         cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
     return cfg

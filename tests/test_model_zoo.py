@@ -24,7 +24,7 @@ def test_parameters_of_the_original(name):
 
 def test_get_config_trained_names_the_released_weights():
     cfg = model_zoo.get_config("detr_r50.yaml", trained=True)
-    assert cfg.MODEL.WEIGHTS.endswith("/detr-r50-e632da11.pth")
+    assert cfg.MODEL.WEIGHTS == "detr://detr_r50"
     with pytest.raises(UserError, match="quickstart.yaml has no released weights"):
         model_zoo.get_config("quickstart.yaml", trained=True)
 

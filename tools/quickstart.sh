@@ -8,7 +8,7 @@ output=output/quickstart
 
 echo "[quick start] training a small DETR from scratch on the embedded shapes; log: $output/log.txt"
 python tools/train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR "$output" "$@"
-python tools/visualize_results.py --dataset shapes_val \
+python tools/visualize_results.py --dataset shapes_val --order first \
     --results "$output/inference/coco_instances_results.json" --output "$output/predictions.png"
 
 cat << END

@@ -4,7 +4,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
-from d2detr.checkpoint.loading import fetch_weights
+from d2detr.checkpoint.files import fetch_weights
 from d2detr.errors import UserError
 
 

@@ -1,101 +1,188 @@
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import torch
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
-from detectron2.utils.file_io import PathManager
-from torch import Tensor
+from torch import Tensor, nn
 
-from d2detr.checkpoint.original import from_original, is_original
+from d2detr.checkpoint import metadata
+from d2detr.checkpoint.fitting import fit_tensor
+from d2detr.checkpoint.formats import (
+    FORMATS,
+    WeightFormat,
+    recognise_format,
+    recognise_other_architecture,
+)
+from d2detr.checkpoint.report import LoadReport
 from d2detr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-_MASK_HEAD = "mask_head."
-# The category ids of COCO's contiguous classes: 80 things, or 133 things and stuff.
-_COCO_IDS = {
-    80: [x["id"] for x in COCO_CATEGORIES if x["isthing"]],
-    133: [x["id"] for x in COCO_CATEGORIES],
-}
-# Classes of the original heads, unused category ids included: detection and panoptic.
-_NUM_ORIGINAL_CLASSES = (91, 250)
+_OWN = FORMATS[0]
 
 
-def adapt_state_dict(
-    state_dict: dict[str, Tensor], prefix: str, model_state: Mapping[str, Tensor]
-) -> None:
-    """Make a state dict of any known format loadable, in place.
+class LoadsDetrWeights(nn.Module):
+    """A model that loads DETR's weights of every format, however they are loaded.
 
-    DETR calls it from its load hook, so that ``load_state_dict``, DetectionCheckpointer and
-    DefaultPredictor all take the same files. Tensors of another shape than the model's are left
-    out, with a warning, except for the class head of an original checkpoint in a COCO model of 80
-    (or, from a panoptic checkpoint, 133) contiguous classes, whose rows are picked by category id.
+    ``load_state_dict``, DetectionCheckpointer, DefaultPredictor and trainers all end here. Its
+    own state dicts tell the names of its classes.
 
-    Args:
-        state_dict: all weights to load; those below ``prefix`` are replaced.
-        prefix: where the model stands in ``state_dict``, "" for the model itself.
-        model_state: the model's own state dict.
-
-    Raises:
-        UserError: there are weights, but none for this model.
+    Attributes:
+        class_names: of the model's classes in order, or None.
+        trusts_weights: whether weight files may run code, see ``MODEL.WEIGHTS_TRUSTED``.
+        load_report: what became of the weights that were loaded last, or None.
     """
-    keys = [key for key in state_dict if key.startswith(prefix)]
-    weights = {key.removeprefix(prefix): state_dict[key] for key in keys}
-    if is_original(weights):
-        weights = from_original(weights)
-    for key, value in list(weights.items()):
-        if key in model_state and value.shape != model_state[key].shape:
-            weights[key] = _fit(key, value, model_state[key])
-            if weights[key] is None:
-                del weights[key]
-    if keys and not weights.keys() & model_state.keys():
-        raise UserError(
-            f"The weights fit no parameter of this model. The file has, for example, "
-            f"{keys[:3]}; the model needs, for example, {list(model_state)[:3]}."
+
+    class_names: Sequence[str] | None = None
+    trusts_weights: bool = False
+    load_report: LoadReport | None = None
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.class_names is not None and hasattr(destination, "_metadata"):
+            metadata.describe(destination, prefix, class_names=list(self.class_names))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args
+    ) -> None:
+        if not local_metadata.get(metadata.ADAPTED):
+            self.adapt_state_dict(state_dict, prefix, local_metadata.get(metadata.CLASS_NAMES))
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def adapt_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str = "",
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Give weights of any known format the model's names and shapes, in place.
+
+        Logs a summary and keeps it as ``load_report``.
+
+        Args:
+            state_dict: all weights to load; those below ``prefix`` are replaced.
+            prefix: where the model stands in ``state_dict``, "" for the model itself.
+            class_names: of the weights' classes in order, where known.
+
+        Raises:
+            UserError: there are weights, but none for this model.
+        """
+        keys = [key for key in state_dict if key.startswith(prefix)]
+        if not keys:
+            return
+        weights = {key.removeprefix(prefix): state_dict[key] for key in keys}
+        own = {key: x.detach() for key, x in self.state_dict().items()}
+        weights, self.load_report = adapt_weights(
+            weights, own, class_names=class_names, own_class_names=self.class_names
         )
-    missing = model_state.keys() - weights.keys()
-    is_detr = any(key.startswith("transformer.") for key in weights)  # and not a backbone alone
-    if is_detr and any(key.startswith(_MASK_HEAD) for key in missing):
-        logger.warning("The weights have no mask head for this model: it starts from scratch.")
-    for key in keys:
-        del state_dict[key]
-    state_dict.update({prefix + key: value for key, value in weights.items()})
+        for key in keys:
+            del state_dict[key]
+        state_dict.update({prefix + key: value for key, value in weights.items()})
 
 
-def _fit(key: str, value: Tensor, own: Tensor) -> Tensor | None:
-    if key.startswith("heads.class_embed.") and value.shape[1:] == own.shape[1:]:
-        num_classes = len(value) - 1  # no-object is the last row
-        ids = _COCO_IDS.get(len(own) - 1, ())
-        if num_classes in _NUM_ORIGINAL_CLASSES and ids and max(ids) < num_classes:
-            return value[torch.tensor([*ids, num_classes])]
-    logger.warning(
-        "%s keeps its initial value: it is %s in the weights and %s in the model.",
-        key,
-        tuple(value.shape),
-        tuple(own.shape),
-    )
-    return None
-
-
-def fetch_weights(path: str, key: str = "MODEL.WEIGHTS") -> None:
-    """Make sure that a weights file is on this machine, downloading it if ``path`` is a URL.
+def adapt_weights(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    *,
+    class_names: Sequence[str] | None = None,
+    own_class_names: Sequence[str] | None = None,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Give weights of any known format the names and shapes of a model.
 
     Args:
-        path: ``MODEL.WEIGHTS``: a file, a URL, ``detectron2://...``, or "" for none.
-        key: the config key that ``path`` is the value of, for the messages.
+        weights: a state dict of any format.
+        own: the model's state dict.
+        class_names: of the weights' classes in order, where known.
+        own_class_names: of the model's classes in order, where known.
+
+    Returns:
+        The adapted weights, keys that the model does not know included, and the report.
 
     Raises:
-        UserError: the file does not exist or cannot be downloaded.
+        UserError: the weights have nothing for this model.
     """
-    if not path:
-        return
-    try:
-        found = os.path.isfile(PathManager.get_local_path(path))
-    except Exception as error:  # a handler may raise whatever its library does
+    form = _recognise(weights, own)
+    adapted = form.to_d2detr(weights)
+    if form.backbone_only:
+        adapted = _place_backbone(adapted, own)
+    report = LoadReport(form.name, total=len(own))
+    for key, value in list(adapted.items()):
+        if key not in own:
+            if key.endswith("num_batches_tracked"):  # frozen norms have none
+                del adapted[key]
+            else:
+                report.unused.append(key)
+            continue
+        fitted = fit_tensor(
+            key,
+            value,
+            own[key],
+            report,
+            class_names=class_names,
+            own_class_names=own_class_names,
+        )
+        if fitted is None:
+            del adapted[key]
+        else:
+            adapted[key] = fitted
+            report.loaded.append(key)
+    if not report.loaded:
+        raise UserError(_explain_misfit(form, weights, own, report))
+    reason = (
+        "as the weights are of a backbone alone" if form.backbone_only else "not in the weights"
+    )
+    already_told = {x for keys in report.kept.values() for x in keys}
+    for key in own:
+        if key not in adapted and key not in already_told:
+            report.keep(reason, key)
+    _log(report, form)
+    return adapted, report
+
+
+def _recognise(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> WeightFormat:
+    form = recognise_format(weights)
+    if form is _OWN:
+        return form
+    other = recognise_other_architecture(weights)
+    if other is not None and not weights.keys() <= own.keys():
         raise UserError(
-            f"{key} {path} cannot be downloaded: {error}. {key} also takes the path of a file, or "
-            '"" for none.'
-        ) from None
-    if not found:
-        raise UserError(f"{key} {path} does not exist.")
+            f"The weights fit no parameter of this model: they are of {other}, not of DETR (they "
+            f"have, for example, {list(weights)[:3]})."
+        )
+    return form or _OWN  # a part of a model, if it is anything
+
+
+def _place_backbone(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move a ResNet to where the model has it, which is not ``backbone.`` with a pyramid on it."""
+    stem = next((key for key in own if key.endswith("stem.conv1.weight")), "")
+    place = stem.removesuffix("stem.conv1.weight") or "backbone."
+    return {place + key.removeprefix("backbone."): value for key, value in weights.items()}
+
+
+def _explain_misfit(
+    form: WeightFormat,
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    report: LoadReport,
+) -> str:
+    if report.kept:
+        reason, keys = next(iter(report.kept.items()))
+        return (
+            f"The weights fit no parameter of this model: they are {form.name}, but all of other "
+            f"shapes, such as {keys[0]}: {reason}. Compare MODEL.BACKBONE, MODEL.RESNETS and "
+            "MODEL.DETR with what they were trained with."
+        )
+    return (
+        f"The weights fit no parameter of this model. The file has, for example, "
+        f"{list(weights)[:3]}; the model needs, for example, {list(own)[:3]}."
+    )
+
+
+def _log(report: LoadReport, form: WeightFormat) -> None:
+    logger.info("%s", report)
+    if any(key.startswith("mask_head.") for keys in report.kept.values() for key in keys):
+        logger.warning("The weights have no mask head for this model: it starts from scratch.")
+    if not form.backbone_only and not report.has_loaded("transformer."):
+        logger.warning(
+            "THE TRANSFORMER HAS NO WEIGHTS: it starts from random values, although the weights "
+            "are %s. Compare MODEL.DETR with what they were trained with.",
+            form.name,
+        )

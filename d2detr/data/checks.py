@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,21 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2detr.data.classes import check_num_classes, resolve_num_classes
-from d2detr.data.dataset_mapper import xyxy_boxes
-from d2detr.data.image_files import check_image_files
+from d2detr.data.findings import (
+    Finding,
+    box_findings,
+    crowded_findings,
+    image_findings,
+    mask_findings,
+    split_findings,
+)
+from d2detr.data.image_files import ImageState, check_image_files
 from d2detr.data.loading import load_dataset
 from d2detr.data.panoptic import compare_segments, describe_segments
+from d2detr.data.table import AnnotationTable, table_from_records
 from d2detr.errors import UserError
 
 IMAGE_KEYS = ("file_name", "sem_seg_file_name", "pan_seg_file_name")
-# Boxes that reach less far out of their image, in pixels, are due to rounding.
-OUTSIDE_TOLERANCE = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +49,7 @@ class AnnotationCounts:
         annotations: annotations, of which there are
         crowds: crowd regions,
         degenerate: other boxes without any area within their image, and
-        outside: other boxes that reach out of their image by more than OUTSIDE_TOLERANCE.
+        outside: other boxes that reach out of their image by more than rounding explains.
         objects_per_image: N for each image, without crowds and degenerate boxes.
     """
 
@@ -128,24 +135,16 @@ def check_annotations(
         (category_ids < 0) | (category_ids >= num_classes),
         f"has a category id outside of the {num_classes} classes [0, {num_classes - 1}]",
     )
-    boxes = xyxy_boxes(annotations)
-    reject(~np.isfinite(boxes).all(axis=1), "has a box that is not finite")
-
-    limits = np.array(
-        [(record.get("width", np.inf), record.get("height", np.inf)) for record in dataset]
-    )[owners]
-    limits = np.tile(limits, (1, 2)).reshape(-1, 4)
-    clipped = boxes.clip(0, limits)
-    degenerate = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1) & ~crowd
-    outside = (np.abs(boxes - clipped) > OUTSIDE_TOLERANCE).any(axis=1) & ~crowd & ~degenerate
-    objects = np.bincount(owners[~crowd & ~degenerate], minlength=len(dataset))
+    table = table_from_records(dataset, [str(label) for label in range(num_classes)])
+    reject(~np.isfinite(table.boxes).all(axis=1), "has a box that is not finite")
+    objects = table.objects_per_image
     return AnnotationCounts(
         images=len(dataset),
         empty_images=int((objects == 0).sum()),
         annotations=len(annotations),
         crowds=int(crowd.sum()),
-        degenerate=int(degenerate.sum()),
-        outside=int(outside.sum()),
+        degenerate=int(table.degenerate.sum()),
+        outside=int(table.outside.sum()),
         objects_per_image=objects,
     )
 
@@ -156,28 +155,56 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
         raise UserError(f"DATASETS.{split} is empty: name at least one dataset.")
     check_num_classes(cfg, is_train)
     train_names = cfg.DATASETS.TRAIN if is_train else ()
+    num_classes = resolve_num_classes(cfg)
+    tables: dict[str, AnnotationTable] = {}
     for name in dict.fromkeys([*train_names, *cfg.DATASETS.TEST]):
         start = time.perf_counter()
         dataset = [describe_segments(record) for record in load_dataset(name)]
         trained_on = name in train_names
         if trained_on and not any("annotations" in record for record in dataset):
             raise UserError(f"Dataset {name!r} has no boxes to train on.")
-        counts = check_annotations(
-            name, dataset, resolve_num_classes(cfg), needs_masks=trained_on and cfg.MODEL.MASK_ON
-        )
-        check_image_files(
+        needs_masks = trained_on and cfg.MODEL.MASK_ON
+        counts = check_annotations(name, dataset, num_classes, needs_masks)
+        states = check_image_files(
             name, (record[key] for record in dataset for key in IMAGE_KEYS if key in record)
         )
         compare_segments(dataset)
+        class_names = MetadataCatalog.get(name).get("thing_classes")
+        class_names = class_names or [str(label) for label in range(num_classes)]
+        tables[name] = table = table_from_records(dataset, class_names)
+        _reject_sizes(name, table, states)
+        _warn_of(name, _usable_but_doubtful(cfg, table, trained_on, needs_masks))
         logger.info(f"{name}: {counts}. Checked in {time.perf_counter() - start:.1f} s.")
-        num_queries = cfg.MODEL.DETR.NUM_OBJECT_QUERIES
-        num_crowded = int((counts.objects_per_image > num_queries).sum())
-        if trained_on and num_crowded:
-            logger.warning(
-                f"{name}: {num_crowded} images have more than {num_queries} objects (at most "
-                f"{counts.objects_per_image.max()}). Each query finds one object, so that some "
-                "of these are not learned; raise MODEL.DETR.NUM_OBJECT_QUERIES to find all."
-            )
+    for name in cfg.DATASETS.TEST if len(train_names) == 1 else ():
+        if name not in train_names:
+            _warn_of(name, split_findings(tables[train_names[0]], tables[name]))
+
+
+def _reject_sizes(name: str, table: AnnotationTable, states: dict[str, ImageState]) -> None:
+    found = image_findings(table, [states.get(x, ImageState()) for x in table.file_names])
+    for finding in found:
+        raise UserError(f"Dataset {name!r}: {_say(finding)}.")
+
+
+def _usable_but_doubtful(
+    cfg: CfgNode, table: AnnotationTable, trained_on: bool, needs_masks: bool
+) -> Iterable[Finding]:
+    names = [f"annotation of {table.file_names[owner]}" for owner in table.owners]
+    # The others are part of the counts, because crowds and clipped boxes are common.
+    yield from (x for x in box_findings(table, names) if x.code == "duplicate_box")
+    if needs_masks:
+        yield from mask_findings(table, names)
+    if trained_on:
+        yield from crowded_findings(table, cfg.MODEL.DETR.NUM_OBJECT_QUERIES)
+
+
+def _warn_of(name: str, findings: Iterable[Finding]) -> None:
+    for finding in findings:
+        logger.warning(f"{name}: {_say(finding)}.")
+
+
+def _say(finding: Finding) -> str:
+    return f"{finding.count} {finding.message}; first {finding.examples[0]}"
 
 
 def _describe_annotation(name: str, record: dict[str, Any], annotation: dict[str, Any]) -> str:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from d2detr.data.loading import load_dataset
 from d2detr.errors import UserError
+
+CATEGORIES_FILE = "classes.json"
 
 
 def resolve_num_classes(cfg: CfgNode) -> int:
@@ -37,6 +43,23 @@ def resolve_num_classes(cfg: CfgNode) -> int:
             "of its metadata, or MODEL.DETR.NUM_CLASSES."
         )
     return num_classes
+
+
+def resolve_class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
+    """Return the names of the model's classes, where a dataset tells them without being loaded.
+
+    Args:
+        cfg: a config with DETR's keys.
+        num_classes: how many there must be.
+
+    Returns:
+        ``thing_classes`` of the first dataset that has so many, or None.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        class_names = MetadataCatalog.get(name).get("thing_classes")
+        if class_names is not None and len(class_names) == num_classes:
+            return list(class_names)
+    return None
 
 
 def check_num_classes(cfg: CfgNode, is_train: bool = True) -> None:
@@ -74,3 +97,30 @@ def dataset_num_classes(name: str) -> int | None:
         load_dataset(name)
     class_names = metadata.get("thing_classes")
     return None if class_names is None else len(class_names)
+
+
+def categories_of(name: str) -> list[dict[str, Any]] | None:
+    """Return the classes of a dataset as COCO's categories, in the order of the model's classes.
+
+    Args:
+        name: a registered dataset that has been loaded.
+
+    Returns:
+        Dicts with "id" and "name"; None if the dataset does not name its classes.
+    """
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes")
+    if names is None:
+        return None
+    ids = {v: k for k, v in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    return [{"id": ids.get(index, index), "name": name} for index, name in enumerate(names)]
+
+
+def write_categories(cfg: CfgNode) -> None:
+    """Write the classes of the training dataset to ``OUTPUT_DIR/classes.json``.
+
+    A model can then be used where its dataset is not.
+    """
+    categories = categories_of(cfg.DATASETS.TRAIN[0])
+    if categories is not None:
+        Path(cfg.OUTPUT_DIR, CATEGORIES_FILE).write_text(json.dumps(categories))

@@ -22,7 +22,7 @@ REQUIRED_KEYS = {
 
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
-    """Load a registered dataset.
+    """Load a registered dataset, or one called ``auto:PATH:SPLIT``, which is registered first.
 
     Args:
         name: its name in DatasetCatalog.
@@ -34,6 +34,10 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         UserError: the name is not registered, a file is missing or cannot be parsed, or the
             dataset is empty.
     """
+    if name.startswith("auto:") and name not in DatasetCatalog:
+        from d2detr.data.auto import register_auto  # which needs this module
+
+        register_auto(name)
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         advice = f"Did you mean {' or '.join(near)}?" if near else "Register it before training."
@@ -98,8 +102,22 @@ def _find_fault(dataset_name: str) -> str | None:
     return find_coco_fault(json_file) if json_file and PathManager.isfile(json_file) else None
 
 
+def find_structure_fault(content: Any) -> str | None:
+    """Find what keeps the content of a COCO file from being used at all: lists and keys it lacks.
+
+    Returns:
+        The first fault, in words that follow the name of the file, or None.
+    """
+    return next(iter(_structure_faults(content)), None)
+
+
 def _coco_faults(content: Any) -> Iterable[str]:
     """Yield faults; each one assumes that those before it are not there."""
+    yield from _structure_faults(content)
+    yield from _annotation_faults(content)
+
+
+def _structure_faults(content: Any) -> Iterable[str]:
     for section, keys in REQUIRED_KEYS.items():
         entries = content.get(section) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -110,6 +128,9 @@ def _coco_faults(content: Any) -> Iterable[str]:
                 yield f"an entry of {section!r} has no {lacking[0]!r}: {str(entry)[:200]}"
     if not content["categories"]:
         yield "its list 'categories' is empty"
+
+
+def _annotation_faults(content: dict[str, Any]) -> Iterable[str]:
     category_ids = {category["id"] for category in content["categories"]}
     annotation_ids = set()
     for annotation in content["annotations"]:

@@ -13,7 +13,7 @@ from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
 from d2detr.checkpoint import check_frozen_weights, fetch_weights, load_frozen_weights
-from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets
+from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets, write_categories
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.writers import ErrorPrinter
 from d2detr.errors import UserError
@@ -40,6 +40,8 @@ class Trainer(DefaultTrainer):
         check_frozen_weights(cfg)
         check_datasets(cfg)
         super().__init__(cfg)
+        if comm.is_main_process():
+            write_categories(cfg)
         amp = cfg.SOLVER.AMP
         device = torch.device(cfg.MODEL.DEVICE).type
         if amp.DTYPE not in _AMP_DTYPES:

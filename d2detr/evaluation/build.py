@@ -9,11 +9,11 @@ from detectron2.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
     LVISEvaluator,
-    PascalVOCDetectionEvaluator,
 )
 
 from d2detr.errors import UserError
 from d2detr.evaluation.panoptic_evaluation import PanopticEvaluator
+from d2detr.evaluation.pascal_voc import build_voc_evaluator
 from d2detr.evaluation.things import ThingsEvaluator
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _EVALUATORS = {
     "coco": lambda cfg, name, output_dir: COCOEvaluator(name, output_dir=output_dir),
     "coco_panoptic_seg": _build_panoptic,
     "lvis": lambda cfg, name, output_dir: LVISEvaluator(name, output_dir=output_dir),
-    "pascal_voc": lambda cfg, name, output_dir: PascalVOCDetectionEvaluator(name),
+    "pascal_voc": lambda cfg, name, output_dir: build_voc_evaluator(name, output_dir),
 }
 
 

@@ -25,14 +25,15 @@ def build_detr_backbone(cfg: CfgNode) -> Backbone:
 
 
 class PatchStem(CNNBlockBase):
-    """Patches of 4 x 4 pixels, each projected to ``out_channels`` and normalised."""
+    """Patches of 4 x 4 pixels, projected to ``out_channels`` and normalised; pads to whole ones."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: Callable[[int], nn.Module]):
         super().__init__(in_channels, out_channels, stride=4)
         self.conv = Conv2d(in_channels, out_channels, 4, stride=4, norm=norm(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(self.conv(x))
+        height, width = x.shape[-2:]
+        return F.relu_(self.conv(F.pad(x, (0, -width % 4, 0, -height % 4))))
 
 
 @BACKBONE_REGISTRY.register()

@@ -1,4 +1,5 @@
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,10 +10,10 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from d2detr.checkpoint import adapt_state_dict
-from d2detr.data import resolve_num_classes
+from d2detr.checkpoint import LoadsDetrWeights
+from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
-from d2detr.layers import build_position_encoding
+from d2detr.layers import build_position_encoding, fold_frozen_norms
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
 from d2detr.modeling.criterion import SetCriterion
 from d2detr.modeling.heads import PredictionHeads
@@ -46,10 +47,10 @@ class Encoded(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class DETR(nn.Module):
+class DETR(LoadsDetrWeights):
     """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
 
-    State dicts of the original implementation load as they are.
+    Weights of every format that :mod:`d2detr.checkpoint` knows load as they are.
 
     Args:
         backbone: any Detectron2 backbone.
@@ -69,6 +70,8 @@ class DETR(nn.Module):
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep; 0 keeps one per query.
         vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
+        class_names: of the K classes, where known: pretrained class rows are picked by them.
+        trusts_weights: whether weight files may run code that they hold.
     """
 
     @configurable
@@ -92,6 +95,8 @@ class DETR(nn.Module):
         segmenter: Segmenter | None = None,
         freeze_box_model: bool = False,
         dataset_name: str | None = None,
+        class_names: Sequence[str] | None = None,
+        trusts_weights: bool = False,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -100,7 +105,9 @@ class DETR(nn.Module):
                 f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone gives "
                 f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
             )
-        self.backbone = backbone
+        fold_frozen_norms(backbone)
+        # Convolutions are faster with channels last; convolutions are most of the work.
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.in_feature = in_feature
         self.position_encoding = position_encoding
         self.input_proj = nn.Conv2d(features[in_feature].channels, transformer.embed_dim, 1)
@@ -128,6 +135,8 @@ class DETR(nn.Module):
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
         self.dataset_name = dataset_name
+        self.class_names = class_names
+        self.trusts_weights = trusts_weights
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -173,6 +182,8 @@ class DETR(nn.Module):
             "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
             "vis_period": cfg.VIS_PERIOD,
             "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
+            "class_names": resolve_class_names(cfg, num_classes),
+            "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
         }
 
     @property
@@ -252,7 +263,7 @@ class DETR(nn.Module):
 
     def encode(self, images: ImageList) -> Encoded:
         """Like :meth:`transform`, with everything that a mask head reads."""
-        features = self.backbone(images.tensor)
+        features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
         feature = features[self.in_feature]
         padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
         pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
@@ -347,10 +358,6 @@ class DETR(nn.Module):
             dataset_name=self.dataset_name,
             true_panoptic=self.segmenter.to_panoptic(truth) if "panoptic_seg" in result else None,
         )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args) -> None:
-        adapt_state_dict(state_dict, prefix, self.state_dict())
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @META_ARCH_REGISTRY.register()

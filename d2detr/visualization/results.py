@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.structures import Boxes, BoxMode, Instances
 from fvcore.transforms.transform import NoOpTransform
 from PIL import Image
 
 from d2detr.data.dataset_mapper import annotations_to_instances
+from d2detr.data.loading import load_dataset
 from d2detr.data.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
 from d2detr.visualization.drawing import (
@@ -20,6 +21,9 @@ from d2detr.visualization.drawing import (
     draw_panoptic,
     draw_truth_and_predictions,
 )
+from d2detr.visualization.mistakes import KINDS, count_mistakes
+
+ORDERS = ("first", "worst", *KINDS)
 
 
 def draw_results(
@@ -30,8 +34,9 @@ def draw_results(
     num_images: int = 12,
     columns: int = 3,
     score_threshold: float = 0.5,
-) -> None:
-    """Draw COCO results beside the ground truth, a grid of the first images of a dataset.
+    order: str = "first",
+) -> dict[str, int]:
+    """Draw COCO results beside the ground truth, as a grid of images of a dataset.
 
     Args:
         dataset_name: the registered dataset that was evaluated.
@@ -40,11 +45,19 @@ def draw_results(
         output: the picture to write; its suffix decides the format.
         num_images: pictures in the grid.
         columns: pictures side by side.
-        score_threshold: detections below it are not drawn.
+        score_threshold: detections below it are not drawn, and do not count as mistakes.
+        order: "first" draws the first images of the dataset, "worst" those with the most mistakes,
+            and one of :data:`d2detr.visualization.mistakes.KINDS` those with most of that kind.
+            Images of panoptic datasets are always drawn in their order.
+
+    Returns:
+        The mistakes in the whole dataset by kind; empty for panoptic datasets.
 
     Raises:
-        UserError: there is no such results file.
+        UserError: there is no such results file, or the order is unknown.
     """
+    if order not in ORDERS:
+        raise UserError(f"Order {order!r} is unknown; choose from {', '.join(ORDERS)}.")
     if not Path(results_file).is_file():
         raise UserError(
             f"Results file {results_file} does not exist. Evaluate first (--eval-only)."
@@ -54,11 +67,21 @@ def draw_results(
     of_image = defaultdict(list)
     for result in results["annotations"] if is_panoptic else results:
         of_image[result["image_id"]].append(result)
-    dataset = DatasetCatalog.get(dataset_name)[:num_images]
+    dataset = load_dataset(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     directory = Path(results_file).parent / "panoptic"
+    mistakes = []
+    if all("annotations" in record for record in dataset):
+        mistakes = [
+            _count_mistakes(record, of_image[record["image_id"]], metadata, score_threshold)
+            for record in dataset
+        ]
+    chosen = range(len(dataset))
+    if order != "first" and mistakes:
+        kinds = KINDS if order == "worst" else (order,)
+        chosen = sorted(chosen, key=lambda i: -sum(mistakes[i][kind] for kind in kinds))
     pictures = []
-    for record in dataset:
+    for record in [dataset[i] for i in chosen[:num_images]]:
         image = read_image(record["file_name"], "RGB")
         size = image.shape[:2]
         pixels = torch.as_tensor(image.copy()).permute(2, 0, 1)
@@ -74,15 +97,29 @@ def draw_results(
             )
         pictures.append(picture)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(_grid(pictures, columns)).save(output)
+    Image.fromarray(make_grid(pictures, columns)).save(output)
+    return {kind: sum(x[kind] for x in mistakes) for kind in KINDS} if mistakes else {}
 
 
-def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
+def _count_mistakes(
+    record: dict[str, Any],
+    detections: list[dict[str, Any]],
+    metadata: Metadata,
+    score_threshold: float,
+) -> dict[str, int]:
+    size = record["height"], record["width"]
+    boxes = [{k: v for k, v in x.items() if k != "segmentation"} for x in detections]
+    predictions = _predictions(boxes, size, metadata)
+    truth = _truth(record, size, draws_masks=False)
+    return count_mistakes(truth, predictions[predictions.scores >= score_threshold])
+
+
+def _truth(record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool = True) -> Instances:
     if "segments_info" in record:
         annotations = [
             x
             for x, segment in zip(
-                panoptic_annotations(record, size, with_masks=True),
+                panoptic_annotations(record, size, with_masks=draws_masks),
                 (s for s in record["segments_info"] if not s.get("iscrowd", 0)),
                 strict=True,
             )
@@ -90,7 +127,7 @@ def _truth(record: dict[str, Any], size: tuple[int, int]) -> Instances:
         ]
     else:
         annotations = [x for x in record.get("annotations", ()) if not x.get("iscrowd", 0)]
-    with_masks = bool(annotations) and all("segmentation" in x for x in annotations)
+    with_masks = draws_masks and bool(annotations) and all("segmentation" in x for x in annotations)
     return annotations_to_instances(annotations, NoOpTransform(), size, with_masks)
 
 
@@ -133,7 +170,8 @@ def _predicted_segmentation(
     return _segmentation(directory / found[0]["file_name"], segments)
 
 
-def _grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:
+def make_grid(pictures: list[np.ndarray], columns: int, gap: int = 16) -> np.ndarray:
+    """Put pictures (H, W, 3) of any sizes side by side on white."""
     height = max(x.shape[0] for x in pictures) + gap
     width = max(x.shape[1] for x in pictures) + gap
     rows = -(-len(pictures) // columns)

@@ -1,101 +1,113 @@
-import argparse
+import io
 
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from d2detr import model_zoo
-from d2detr.checkpoint import fetch_weights, from_original, is_original
+from d2detr.checkpoint import to_original
 from d2detr.errors import UserError
-from tests.reference.weights import reference_state_dict
+from tests.checkpoint.helpers import (
+    assert_same_predictions,
+    assert_same_tensors,
+    predict,
+    small_detr,
+)
 
 
 @pytest.fixture(scope="module")
-def original():
-    return reference_state_dict()
+def trained():
+    return small_detr(seed=1, class_names=list("abcdefg"))
 
 
-def build(num_classes, num_queries=100):
-    cfg = model_zoo.get_config("detr_r50.yaml")
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.DETR.NUM_CLASSES = num_classes
-    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = num_queries
-    return build_model(cfg)
-
-
-def test_every_original_tensor_has_its_place(original):
-    model = build(91)
-    assert is_original(original)
-    assert from_original(original).keys() == model.state_dict().keys()
-    assert model.load_state_dict(original, strict=True)
-    assert torch.equal(model.heads.class_embed.weight, original["class_embed.weight"])
-    assert torch.equal(
-        model.backbone.res3[0].shortcut.norm.running_var,
-        original["backbone.0.body.layer2.0.downsample.1.running_var"],
-    )
-
-
-def test_released_checkpoint_with_optimizer_and_namespace(original, tmp_path):
-    path = tmp_path / "detr-r50.pth"
-    extras = {"optimizer": {"state": {}}, "args": argparse.Namespace(lr=1e-4), "epoch": 499}
-    torch.save({"model": original, **extras}, path)
-    model = build(91)
-    DetectionCheckpointer(model).load(str(path))
-    assert torch.equal(model.transformer.decoder.query_embed.weight, original["query_embed.weight"])
-
-
-def test_panoptic_prefix_is_dropped(original):
-    model = build(91)
-    model.load_state_dict({f"detr.{key}": value for key, value in original.items()})
-    assert torch.equal(model.input_proj.weight, original["input_proj.weight"])
-
-
-def test_coco_classes_are_picked_by_category_id(original):
-    model = build(80)
-    model.load_state_dict(original)
-    rows = model.heads.class_embed.weight
-    # contiguous 0, 11 and 79 are person (id 1), stop sign (13) and toothbrush (90)
-    for row, category_id in ((0, 1), (11, 13), (79, 90), (80, 91)):
-        assert torch.equal(rows[row], original["class_embed.weight"][category_id])
-
-
-def test_other_classes_and_queries_keep_their_initial_value_with_a_warning(original, caplog):
-    model = build(5, num_queries=7)
+@pytest.fixture
+def log(caplog):
     setup_logger(name="d2detr").propagate = True
-    before = model.heads.class_embed.weight.clone()
-    model.load_state_dict(original, strict=False)
-    assert torch.equal(model.heads.class_embed.weight, before)
-    assert torch.equal(model.input_proj.weight, original["input_proj.weight"])
-    for key in ("heads.class_embed.weight", "transformer.decoder.query_embed.weight"):
-        assert f"{key} keeps its initial value" in caplog.text
+    return caplog
 
 
-def test_own_weights_load_inside_another_model(original):
+def test_fine_tune_starts_with_the_classes_that_both_have(log):
+    coco = small_detr(seed=1, num_classes=91)
+    model = small_detr(num_classes=2, num_queries=5, class_names=["unicorn", "dog"])
+    own_row = model.heads.class_embed.weight[0].clone()
+    model.load_state_dict(to_original(coco.state_dict()))
+    logits, boxes = predict(model)
+    expected_logits, expected_boxes = predict(coco)
+    assert torch.equal(model.heads.class_embed.weight[0], own_row)
+    first_five = model.transformer.decoder.query_embed.weight
+    assert torch.equal(first_five, coco.transformer.decoder.query_embed.weight[:5])
+    assert "classes carried over: dog" in log.text
+    assert "classes that start anew: unicorn" in log.text
+    assert "the first 5 of 10 queries for 5" in log.text
+
+    # Queries attend to each other, so that logits compare with as many of them only.
+    model = small_detr(num_classes=2, class_names=["unicorn", "dog"])
+    model.load_state_dict(to_original(coco.state_dict()))
+    logits, boxes = predict(model)
+    torch.testing.assert_close(logits[..., 1:], expected_logits[..., [18, 91]])
+    torch.testing.assert_close(boxes, expected_boxes)
+
+
+def test_class_names_travel_with_own_weights(trained):
+    file = io.BytesIO()
+    torch.save(trained.state_dict(), file)
+    file.seek(0)
+    model = small_detr(num_classes=2, class_names=["G", "b"])
+    model.load_state_dict(torch.load(file, weights_only=True))
+    rows = trained.heads.class_embed.weight
+    assert torch.equal(model.heads.class_embed.weight, rows[[6, 1, 7]])
+
+
+def test_own_weights_load_inside_another_model(trained):
     class Pipeline(nn.Module):
-        def __init__(self):
+        def __init__(self, **settings):
             super().__init__()
-            self.detector = build(91)
+            self.detector = small_detr(**settings)
 
     pipeline = Pipeline()
+    original = to_original(trained.state_dict())
     pipeline.load_state_dict({f"detector.{key}": value for key, value in original.items()})
-    assert torch.equal(pipeline.detector.input_proj.bias, original["input_proj.bias"])
-    again = Pipeline()
+    assert_same_predictions(predict(pipeline.detector), predict(trained))
+    pipeline.detector.class_names = trained.class_names
+    again = Pipeline(num_classes=1, class_names=["c"])
     again.load_state_dict(pipeline.state_dict())
-    assert torch.equal(again.detector.input_proj.bias, original["input_proj.bias"])
+    rows = trained.heads.class_embed.weight
+    assert torch.equal(again.detector.heads.class_embed.weight, rows[[2, 7]])
 
 
-def test_weights_of_another_model_are_refused():
-    with pytest.raises(UserError, match="fit no parameter.*roi_heads.*needs"):
-        build(91).load_state_dict({"roi_heads.box.weight": torch.zeros(1)}, strict=False)
+def test_loading_leaves_the_given_weights_as_they_are(trained):
+    weights = to_original(trained.state_dict())
+    copies = {key: x.clone() for key, x in weights.items()}
+    small_detr(num_classes=3).load_state_dict(weights)
+    assert_same_tensors(weights, copies)
 
 
-def test_fetch_weights(tmp_path):
-    fetch_weights("")
-    path = tmp_path / "weights.pth"
-    with pytest.raises(UserError, match="does not exist"):
-        fetch_weights(str(path))
-    path.touch()
-    fetch_weights(str(path))
+def test_transformer_without_weights_is_a_loud_warning(trained, log):
+    weights = to_original(trained.state_dict())
+    weights = {key: x for key, x in weights.items() if "transformer" not in key}
+    del weights["query_embed.weight"]
+    small_detr().load_state_dict(weights, strict=False)
+    assert "THE TRANSFORMER HAS NO WEIGHTS" in log.text
+    assert "initial value, not in the weights: transformer.encoder" in log.text
+
+
+def test_a_part_of_a_model_is_no_foreign_architecture(trained):
+    part = {"input_proj.bias": trained.input_proj.bias}
+    model = small_detr()
+    model.load_state_dict(part, strict=False)
+    assert torch.equal(model.input_proj.bias, trained.input_proj.bias)
+
+
+def test_weights_that_fit_nothing_are_refused():
+    model = small_detr()
+    with pytest.raises(UserError, match="fit no parameter.*'decoder.weight'.*the model needs"):
+        model.load_state_dict({"decoder.weight": torch.zeros(1)}, strict=False)
+    with pytest.raises(UserError, match=r"Detectron2 ResNet, but all of other shapes, such as"):
+        model.load_state_dict({"res2.0.conv1.weight": torch.zeros(1)}, strict=False)
+
+
+def test_strict_loading_still_tells_missing_and_unexpected_keys(trained):
+    weights = {**to_original(trained.state_dict()), "extra": torch.zeros(1)}
+    del weights["input_proj.bias"]
+    with pytest.raises(RuntimeError, match='(?s)"input_proj.bias".*"extra"'):
+        small_detr().load_state_dict(weights)

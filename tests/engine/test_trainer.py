@@ -166,9 +166,24 @@ def test_weights_of_another_model(cfg, tmp_path):
         Trainer(cfg).resume_or_load(resume=False)
 
 
+def test_class_rows_of_the_weights_go_to_the_classes_of_the_dataset(cfg, tmp_path):
+    trained = Trainer(cfg).model
+    names = MetadataCatalog.get("few_shapes").thing_classes
+    trained.heads.class_embed = torch.nn.Linear(32, len(names) + 2)
+    trained.class_names = ["dragon", *names]
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save({"model": trained.state_dict()}, cfg.MODEL.WEIGHTS)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    rows = trained.heads.class_embed.weight
+    assert torch.equal(trainer.model.heads.class_embed.weight, rows[1:])
+
+
 def test_unknown_evaluator(cfg):
     metadata = MetadataCatalog.get("few_shapes")
-    with pytest.raises(UserError, match="evaluator_type 'odd'; known are coco, lvis"):
+    with pytest.raises(
+        UserError, match="evaluator_type 'odd'; known are coco, coco_panoptic_seg, lvis"
+    ):
         try:
             del metadata.evaluator_type
             metadata.evaluator_type = "odd"

@@ -9,8 +9,10 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from d2detr.data import ShapesSplit, register_shapes_split
+from d2detr.data.loading import load_dataset
 from d2detr.errors import UserError
 from d2detr.visualization import draw_results
+from d2detr.visualization.mistakes import KINDS
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +87,33 @@ def test_panoptic_results(shapes, tmp_path):
 
 def test_instances_of_a_panoptic_dataset(shapes, tmp_path):
     assert draw(f"{shapes}_panoptic", tmp_path, []).shape == draw(shapes, tmp_path, []).shape
+
+
+def test_worst_images_come_first(shapes, tmp_path):
+    perfect, results = [], tmp_path / "results.json"
+    for record in load_dataset(shapes):
+        if record["image_id"] != 3:
+            perfect += [
+                {
+                    "image_id": record["image_id"],
+                    "category_id": x["category_id"] + 1,
+                    "bbox": x["bbox"],
+                    "score": 0.9,
+                }
+                for x in record["annotations"]
+            ]
+    results.write_text(json.dumps(perfect))
+    pictures = {}
+    for order in ("first", "worst", "missed"):
+        output = tmp_path / f"{order}.png"
+        mistakes = draw_results(shapes, results, output, num_images=1, order=order)
+        pictures[order] = np.asarray(Image.open(output))
+    missed = len(load_dataset(shapes)[2]["annotations"])
+    assert mistakes == {**dict.fromkeys(KINDS, 0), "missed": missed}
+    np.testing.assert_array_equal(pictures["worst"], pictures["missed"])
+    assert (pictures["worst"] != pictures["first"]).any()
+
+
+def test_unknown_order(shapes, tmp_path):
+    with pytest.raises(UserError, match="Order 'best' is unknown; choose from first, worst"):
+        draw_results(shapes, tmp_path / "none.json", tmp_path / "grid.png", order="best")

@@ -1,0 +1,188 @@
+"""Writing DETR's weights in other formats."""
+
+import json
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2detr.checkpoint import metadata
+from d2detr.checkpoint.classes import names_of_classes
+from d2detr.checkpoint.files import fetch_weights, read_checkpoint
+from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
+from d2detr.checkpoint.huggingface import to_huggingface
+from d2detr.checkpoint.original import to_original
+from d2detr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TARGETS = ("d2detr", "original", "huggingface")
+# Blocks per stage, and whether they are bottlenecks, of the ResNets by timm's names.
+_RESNETS = {
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+
+
+@dataclass
+class Architecture:
+    """What a network's weights do not tell about it.
+
+    Attributes:
+        num_heads: attention heads.
+        dilation: whether the last stage of the backbone is dilated (DC5).
+    """
+
+    num_heads: int = 8
+    dilation: bool = False
+
+
+def convert_checkpoint(
+    source: str,
+    output: str,
+    to: str,
+    *,
+    num_heads: int | None = None,
+    dilation: bool | None = None,
+    trusted: bool = False,
+) -> None:
+    """Write the weights of ``source`` in another format; every tensor stays as it is.
+
+    Args:
+        source: whatever ``MODEL.WEIGHTS`` takes.
+        output: the file to write; for "huggingface" a folder that ``from_pretrained`` takes.
+        to: one of :data:`TARGETS`.
+        num_heads: for "huggingface", where ``source`` does not tell; 8 unless given.
+        dilation: likewise, whether the backbone is DC5; False unless given.
+        trusted: see :func:`read_checkpoint`.
+
+    Raises:
+        UserError: there is no such file, it holds no whole DETR, or ``output`` exists.
+    """
+    if Path(output).exists():
+        raise UserError(f"--output {output} exists; it is not overwritten.")
+    path = fetch_weights(source, key="--input")
+    checkpoint = read_checkpoint(path, trusted)
+    model = checkpoint["model"]
+    form = recognise_format(model)
+    if form is None or form.backbone_only:
+        found = recognise_other_architecture(model) or (form.name if form else "of unknown format")
+        raise UserError(f"{source} cannot be converted: its weights are {found}, not a whole DETR.")
+    logger.info("%s is %s, %d tensors.", source, form.name, len(model))
+    weights = form.to_d2detr(model)
+    class_names = metadata.description(model).get(metadata.CLASS_NAMES)
+    if to == "huggingface":
+        architecture = _architecture(checkpoint, Path(path).with_name("config.json"))
+        if num_heads is not None:
+            architecture.num_heads = num_heads
+        if dilation is not None:
+            architecture.dilation = dilation
+        _write_huggingface(weights, Path(output), class_names, architecture)
+        return
+    renamed = to_original(weights) if to == "original" else weights
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": _with_class_names(renamed, class_names)}, output)
+
+
+def huggingface_config(
+    weights: Mapping[str, Tensor], class_names: Sequence[str] | None, architecture: Architecture
+) -> dict[str, Any]:
+    """Return the ``config.json`` of a transformers DETR with these weights.
+
+    Args:
+        weights: with the keys of :class:`d2detr.modeling.DETR`.
+        class_names: in order, where known.
+        architecture: what ``weights`` do not tell.
+
+    Raises:
+        UserError: the library has no such DETR.
+    """
+    if "transformer.encoder.norm.weight" in weights:
+        raise UserError("DETR in transformers has no pre-norm layers (MODEL.DETR.PRE_NORM).")
+    num_classes = len(weights["heads.class_embed.weight"]) - 1
+    names = names_of_classes(num_classes, class_names) or [None] * num_classes
+    num_queries, embed_dim = weights["transformer.decoder.query_embed.weight"].shape
+    layers = Counter(key.split(".")[1] for key in weights if key.endswith(".linear1.weight"))
+    ffn_dim = len(weights["transformer.decoder.layers.0.linear1.weight"])
+    learned = any(key.startswith("position_encoding.") for key in weights)
+    sizes = {
+        f"{part}_{name}": value
+        for part in ("encoder", "decoder")
+        for name, value in (
+            ("layers", layers[part]),
+            ("ffn_dim", ffn_dim),
+            ("attention_heads", architecture.num_heads),
+        )
+    }
+    masks = any(key.startswith("mask_head.") for key in weights)
+    return {
+        "architectures": ["DetrForSegmentation" if masks else "DetrForObjectDetection"],
+        "model_type": "detr",
+        "backbone": _resnet_name(weights),
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "dilation": architecture.dilation,
+        "position_embedding_type": "learned" if learned else "sine",
+        "d_model": embed_dim,
+        "num_queries": num_queries,
+        **sizes,
+        "id2label": {str(i): name or f"LABEL_{i}" for i, name in enumerate(names)},
+        "label2id": {name or f"LABEL_{i}": i for i, name in enumerate(names)},
+    }
+
+
+def _write_huggingface(
+    weights: Mapping[str, Tensor],
+    folder: Path,
+    class_names: Sequence[str] | None,
+    architecture: Architecture,
+) -> None:
+    from safetensors.torch import save_file
+
+    config = huggingface_config(weights, class_names, architecture)
+    hub = {key: value.contiguous().clone() for key, value in to_huggingface(weights).items()}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _architecture(checkpoint: Mapping[str, Any], config_file: Path) -> Architecture:
+    if config_file.is_file():
+        config = json.loads(config_file.read_text())
+        return Architecture(
+            num_heads=config.get("encoder_attention_heads", 8),
+            dilation=config.get("dilation", False),
+        )
+    args = checkpoint.get("args")  # of the original's command line
+    return Architecture(
+        num_heads=getattr(args, "nheads", 8), dilation=getattr(args, "dilation", False)
+    )
+
+
+def _resnet_name(weights: Mapping[str, Tensor]) -> str:
+    blocks = {tuple(key.split(".")[1:3]) for key in weights if key.startswith("backbone.res")}
+    counts = Counter(stage for stage, _ in blocks)
+    depths = tuple(counts[f"res{stage}"] for stage in (2, 3, 4, 5))
+    name = _RESNETS.get((depths, "backbone.res2.0.conv3.weight" in weights))
+    if name is None:
+        raise UserError(
+            f"transformers has no such backbone: the stages of this one have {depths} blocks."
+        )
+    return name
+
+
+def _with_class_names(
+    weights: dict[str, Tensor], class_names: Sequence[str] | None
+) -> dict[str, Tensor]:
+    ordered = OrderedDict(weights)
+    if class_names is not None:
+        metadata.describe(ordered, class_names=list(class_names))
+    return ordered

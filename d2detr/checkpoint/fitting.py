@@ -1,0 +1,80 @@
+"""Making tensors of other shapes than the model's fit it, where that makes sense."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from d2detr.checkpoint.classes import match_classes, names_of_classes
+from d2detr.checkpoint.report import LoadReport
+
+_CLASS_HEAD = "heads.class_embed."
+_QUERIES = "transformer.decoder.query_embed.weight"
+
+
+def fit_tensor(
+    key: str,
+    value: Tensor,
+    own: Tensor,
+    report: LoadReport,
+    *,
+    class_names: Sequence[str] | None,
+    own_class_names: Sequence[str] | None,
+) -> Tensor | None:
+    """Return what to load in the place of ``own``, and report it.
+
+    Rows of a class head go by the names of the classes, and no-object, the last row, always
+    carries over. Of queries, the first ones are taken. Rows that nothing is known of keep their
+    initial value.
+
+    Args:
+        key: the model's name of the tensor.
+        value: the tensor of the weights.
+        own: the tensor of the model.
+        report: is told what happens.
+        class_names: of the weights, where known.
+        own_class_names: of the model, where known.
+
+    Returns:
+        A tensor of the shape of ``own``, or None to keep ``own``.
+    """
+    if value.shape == own.shape:
+        known = key.startswith(_CLASS_HEAD) and class_names and own_class_names
+        if known and list(class_names) != list(own_class_names):
+            report.partial[key] = "all rows in their order, although the classes' names differ"
+        return value
+    if value.shape[1:] == own.shape[1:] and value.dim():
+        if key.startswith(_CLASS_HEAD):
+            return _fit_classes(key, value, own, report, class_names, own_class_names)
+        if key == _QUERIES:
+            count = min(len(value), len(own))
+            report.partial[key] = f"the first {count} of {len(value)} queries for {len(own)}"
+            return torch.cat([value[:count].to(own), own[count:]])
+    report.keep(f"{tuple(value.shape)} in the weights, {tuple(own.shape)} here", key)
+    return None
+
+
+def _fit_classes(
+    key: str,
+    value: Tensor,
+    own: Tensor,
+    report: LoadReport,
+    class_names: Sequence[str] | None,
+    own_class_names: Sequence[str] | None,
+) -> Tensor:
+    given = names_of_classes(len(value) - 1, class_names)
+    wanted = names_of_classes(len(own) - 1, own_class_names)
+    rows = match_classes(wanted, given) if given and wanted else {}
+    fitted = own.detach().clone()
+    fitted[-1] = value[-1]
+    for row, given_row in rows.items():
+        fitted[row] = value[given_row]
+    what = f"{len(rows)} of {len(own) - 1} classes and no-object"
+    if not (given and wanted):
+        unknown = "the weights" if wanted else "the model" if given else "either side"
+        what = f"no-object alone, as the names of the classes of {unknown} are unknown"
+    report.partial[key] = what
+    if wanted:
+        report.carried_classes = [wanted[row] for row in rows]
+        report.new_classes = [name for i, name in enumerate(wanted) if name and i not in rows]
+    return fitted

@@ -1,0 +1,145 @@
+"""Prediction for many images: batches, pictures, one file of results, and no stop at bad files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from PIL import Image
+from tqdm import tqdm
+
+from d2detr.engine.prediction_inputs import Video, VideoWriter
+from d2detr.engine.predictor import Predictor, read_rgb
+from d2detr.errors import UserError
+
+RESULTS_FILE = "coco_instances_results.json"
+MIN_SHORT_SIDE = 256  # of pictures: labels are unreadable on smaller ones
+
+logger = logging.getLogger(__name__)
+
+
+def predict_images(
+    predictor: Predictor, files: list[str], output: str | Path, batch_size: int = 1
+) -> list[str]:
+    """Write pictures of the detections and ``coco_instances_results.json``.
+
+    Image ids are the positions in ``images.json``, which is written too and has the form of the
+    "images" and "categories" of a COCO file.
+
+    Args:
+        predictor: the model.
+        files: image files.
+        output: the folder to write to.
+        batch_size: images at a time.
+
+    Returns:
+        The files that cannot be read, which are left out, each with the reason.
+    """
+    output = _make_folder(output)
+    images, results, unreadable = [], [], []
+    names = _picture_names(files)
+    progress = tqdm(total=len(files), desc="Predicting", unit="image")
+    for batch in _batches(files, batch_size):
+        pixels = {}
+        for file in batch:
+            try:
+                pixels[file] = read_rgb(file)
+            except UserError as error:
+                unreadable.append(str(error))
+        outputs = predictor(list(pixels.values()))
+        for (file, rgb), found in zip(pixels.items(), outputs, strict=True):
+            instances = found["instances"]
+            height, width = rgb.shape[:2]
+            image_id = len(images) + 1
+            images.append({"id": image_id, "file_name": file, "width": width, "height": height})
+            results.extend(_coco_results(instances, image_id, predictor))
+            Image.fromarray(draw(rgb, instances, predictor)).save(output / names[file])
+        progress.update(len(batch))
+    progress.close()
+    description = {"images": images, "categories": predictor.categories or []}
+    (output / "images.json").write_text(json.dumps(description))
+    (output / RESULTS_FILE).write_text(json.dumps(results))
+    return unreadable
+
+
+def predict_video(
+    predictor: Predictor, video: Video, output: str | Path, batch_size: int = 1
+) -> None:
+    """Write a video of the detections, and ``coco_instances_results.json`` with frames as ids.
+
+    A webcam is read until Ctrl-C, after which everything is written as usual.
+    """
+    output = _make_folder(output)
+    writer = VideoWriter(output / "predictions.mp4", video.frames_per_second)
+    results: list[dict[str, Any]] = []
+    progress = tqdm(total=video.num_frames, desc="Predicting", unit="frame")
+    frame = 0
+    try:
+        for batch in _batches(video, batch_size):
+            for rgb, found in zip(batch, predictor(batch), strict=True):
+                frame += 1
+                results.extend(_coco_results(found["instances"], frame, predictor))
+                writer.write(draw(rgb, found["instances"], predictor))
+                progress.update()
+    except KeyboardInterrupt:
+        logger.info("Stopped.")
+    finally:
+        progress.close()
+        writer.close()
+        (output / RESULTS_FILE).write_text(json.dumps(results))
+
+
+def draw(rgb: np.ndarray, instances: Instances, predictor: Predictor) -> np.ndarray:
+    """Return the image with its detections, classes and scores; small images are enlarged."""
+    from detectron2.utils.visualizer import Visualizer  # which takes long to import
+
+    scale = max(1.0, MIN_SHORT_SIDE / min(rgb.shape[:2]))
+    visualizer = Visualizer(rgb, predictor.metadata, scale=scale)
+    drawn = visualizer.draw_instance_predictions(instances)
+    return drawn.get_image()
+
+
+def _coco_results(
+    instances: Instances, image_id: int, predictor: Predictor
+) -> list[dict[str, Any]]:
+    results = instances_to_coco_json(instances, image_id)
+    for result in results:
+        if predictor.categories is not None:
+            result["category_id"] = predictor.categories[result["category_id"]]["id"]
+    return results
+
+
+def _picture_names(files: list[str]) -> dict[str, str]:
+    """Name the pictures like the files; those of equal names get the names of their folders."""
+    by_name: dict[str, list[str]] = {}
+    for file in files:
+        by_name.setdefault(Path(file).stem, []).append(file)
+    names = {}
+    for stem, same in by_name.items():
+        for file in same:
+            parts = Path(os.path.abspath(file)).with_suffix("").parts[1:]
+            names[file] = (stem if len(same) == 1 else "_".join(parts)) + ".jpg"
+    return names
+
+
+def _batches(items: Any, size: int) -> Iterator[list]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _make_folder(output: str | Path) -> Path:
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The output folder {output} cannot be made: {error}.") from error
+    return output

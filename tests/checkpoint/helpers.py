@@ -1,0 +1,78 @@
+"""A DETR that takes a fraction of a second, and what it predicts for two padded images."""
+
+import torch
+from detectron2.modeling import build_model
+
+from d2detr import model_zoo
+
+
+def small_cfg(num_classes=7, num_queries=10, depth=18):
+    cfg = model_zoo.get_config("detr_r50.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.RESNETS.DEPTH = depth
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth < 50 else 256
+    cfg.MODEL.DETR.NUM_CLASSES = num_classes
+    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = num_queries
+    cfg.MODEL.DETR.HIDDEN_DIM = 64
+    cfg.MODEL.DETR.DIM_FEEDFORWARD = 96
+    cfg.MODEL.DETR.ENC_LAYERS = cfg.MODEL.DETR.DEC_LAYERS = 2
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    return cfg
+
+
+def small_detr(seed=None, class_names=None, **settings):
+    """A model as it is initialised, or with every tensor drawn from ``seed``."""
+    model = build_model(small_cfg(**settings)).eval()
+    model.class_names = class_names
+    if seed is not None:
+        randomize(model, seed)
+    return model
+
+
+@torch.no_grad()
+def randomize(model, seed):
+    """Give every tensor, the statistics of norms too, values that change the outputs."""
+    random = torch.Generator().manual_seed(seed)
+    for key, x in model.state_dict().items():
+        if x.is_floating_point():
+            noise = torch.randn(x.shape, generator=random)
+            if key.endswith("running_var"):
+                noise = (0.2 * noise).exp()
+            elif x.dim() > 1:
+                noise *= 1.5 * x[0].numel() ** -0.5
+            elif key.endswith("weight"):
+                noise = 1 + 0.1 * noise
+            else:
+                noise *= 0.1
+            x.copy_(noise)
+
+
+def padded_batch(model):
+    random = torch.Generator().manual_seed(0)
+    images = [
+        torch.randint(256, (3, *size), generator=random, dtype=torch.uint8)
+        for size in ((64, 96), (40, 70))
+    ]
+    return model.preprocess_image([{"image": x} for x in images])
+
+
+@torch.no_grad()
+def predict(model):
+    outputs = model.heads(model.transform(padded_batch(model))[0])
+    return outputs["pred_logits"][-1], outputs["pred_boxes"][-1]
+
+
+def assert_same_predictions(actual, expected, atol=1e-4):
+    for x, y in zip(actual, expected, strict=True):
+        torch.testing.assert_close(x, y, atol=atol, rtol=0)
+    logits, boxes = expected
+    # A network that ignores its input would pass all of this.
+    assert (logits[0] - logits[1]).abs().max() > 0.01
+    assert (boxes[0] - boxes[1]).abs().max() > 0.001
+
+
+def assert_same_tensors(actual, expected):
+    assert actual.keys() == expected.keys()
+    for key, x in expected.items():
+        assert torch.equal(actual[key], x), key

@@ -1,0 +1,34 @@
+#!/usr/bin/env python
+"""Look for everything that can be wrong with a dataset; the status is 1 if training must not start.
+
+Registered datasets are called by their name, folders by their path.
+"""
+
+import argparse
+import json
+import sys
+
+import d2detr  # noqa: F401 registers the embedded datasets
+from d2detr.data.dataset_fix import fix_dataset
+from d2detr.data.dataset_report import check_dataset
+from d2detr.engine import exit_on_user_error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("dataset", help="folder, COCO JSON file, data.yaml, or name of a dataset")
+    parser.add_argument("--decode", action="store_true", help="decode every image")
+    parser.add_argument("--queries", type=int, default=100, help="of the model to be trained")
+    parser.add_argument("--json", action="store_true", help="print the report for machines")
+    parser.add_argument("--fix", metavar="OUT", help="write corrected COCO JSON to this folder")
+    args = parser.parse_args()
+    with exit_on_user_error():
+        report = check_dataset(args.dataset, args.decode, args.queries)
+        print(json.dumps(report.as_dict(), indent=2) if args.json else report)
+        if args.fix:
+            print(*fix_dataset(report, args.fix), sep="\n", file=sys.stderr)
+    sys.exit(bool(report.errors))
+
+
+if __name__ == "__main__":
+    main()

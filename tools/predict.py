@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Detect objects in images, a video or the frames of a webcam.
+
+The arguments are those of Detectron2's demo.
+"""
+
+import argparse
+import sys
+
+import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.engine import exit_on_user_error, load_config
+from d2detr.engine.predict import predict_images, predict_video
+from d2detr.engine.prediction_inputs import Video, find_images
+from d2detr.engine.predictor import Predictor
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, help="YAML file, or the folder of a run")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--input", nargs="+", help="images, globs in quotes, and folders")
+    source.add_argument("--video-input", help="video file")
+    source.add_argument(
+        "--webcam", nargs="?", type=int, const=0, metavar="INDEX", help="until Ctrl-C"
+    )
+    parser.add_argument("--output", default="output/predictions", help="folder for the results")
+    parser.add_argument("--weights", help="default: those of the run, or MODEL.WEIGHTS")
+    parser.add_argument("--confidence-threshold", type=float, default=0.5, help="lowest score")
+    parser.add_argument("--batch-size", type=int, default=1, help="images at a time")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs of the config"
+    )
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> int:
+    """Predict; returns the number of files that could not be read."""
+    files = find_images(args.input) if args.input else []
+    config = load_config(args.config_file, args.opts) if args.opts else args.config_file
+    predictor = Predictor(config, args.weights, score_threshold=args.confidence_threshold)
+    if not args.input:
+        source = args.video_input if args.video_input is not None else args.webcam
+        predict_video(predictor, Video(source), args.output, args.batch_size)
+        return 0
+    unreadable = predict_images(predictor, files, args.output, args.batch_size)
+    if unreadable:
+        print(f"{len(unreadable)} of {len(files)} files were left out:", file=sys.stderr)
+        print(*unreadable, sep="\n", file=sys.stderr)
+    return len(unreadable)
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        sys.exit(1 if main(parse_args()) else 0)
