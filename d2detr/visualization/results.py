@@ -64,6 +64,7 @@ def draw_results(
         )
     results = json.loads(Path(results_file).read_text())
     is_panoptic = isinstance(results, dict)
+    has_masks = not is_panoptic and any("segmentation" in x for x in results)
     of_image = defaultdict(list)
     for result in results["annotations"] if is_panoptic else results:
         of_image[result["image_id"]].append(result)
@@ -92,8 +93,9 @@ def draw_results(
             picture = draw_panoptic(pixels, "RGB", truth, prediction, metadata)
         else:
             predictions = _predictions(found, size, metadata)
+            truth = _truth(record, size, draws_masks=has_masks)
             picture = draw_truth_and_predictions(
-                pixels, "RGB", _truth(record, size), predictions, metadata, score_threshold
+                pixels, "RGB", truth, predictions, metadata, score_threshold
             )
         pictures.append(picture)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ def _count_mistakes(
     return count_mistakes(truth, predictions[predictions.scores >= score_threshold])
 
 
-def _truth(record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool = True) -> Instances:
+def _truth(record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool) -> Instances:
     if "segments_info" in record:
         annotations = [
             x
