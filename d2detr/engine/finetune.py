@@ -15,7 +15,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from d2detr.checkpoint import fetch_weights
+from d2detr.checkpoint import fetch_weights, read_checkpoint, recognise_format
 from d2detr.data.auto import register_auto_dataset
 from d2detr.data.auto.tree import require_existing
 from d2detr.data.loading import load_dataset
@@ -110,10 +110,9 @@ def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
     given = set(args.opts[::2])
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in given else weights
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names["train"],), (names["val"],)
-    fetch_weights(cfg.MODEL.WEIGHTS)  # before anything that takes time
+    pretrained = _has_trained_transformer(cfg)  # before anything that takes time
     images = len(load_dataset(names["train"]))
     classes = len(MetadataCatalog.get(names["train"]).thing_classes)
-    pretrained = bool(cfg.MODEL.WEIGHTS) and "ImageNetPretrained" not in cfg.MODEL.WEIGHTS
     choices = apply_recipe(
         cfg,
         images,
@@ -130,6 +129,15 @@ def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
             "epochs than a fine-tuning. Start from a trained DETR if there is one."
         )
     return cfg
+
+
+def _has_trained_transformer(cfg: CfgNode) -> bool:
+    path = fetch_weights(cfg.MODEL.WEIGHTS)
+    if not path:
+        return False
+    weights = read_checkpoint(path, cfg.MODEL.WEIGHTS_TRUSTED)["model"]
+    form = recognise_format(weights)
+    return form is not None and not form.backbone_only
 
 
 def _find_model(weights: str, config_file: str | None) -> tuple[str, str]:
