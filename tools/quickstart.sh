@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # From nothing to a trained, evaluated detector with pictures of what it sees. Arguments go to
-# training: bash tools/quickstart.sh SOLVER.MAX_ITER 1000 SOLVER.STEPS "()"
+# training: bash tools/quickstart.sh SOLVER.MAX_ITER 1000 SOLVER.STEPS "()", except OUTPUT_DIR, which
+# is output/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/setup_env.sh
 output=output/quickstart
+# Half of the cores for the model leave room for the loader, and for neighbours: threads that wait
+# for a busy core make a training many times slower.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))}
 
 echo "[quick start] training a small DETR from scratch on the embedded shapes; log: $output/log.txt"
-python tools/train_net.py --config-file configs/quickstart.yaml OUTPUT_DIR "$output" "$@"
+python tools/train_net.py --config-file configs/quickstart.yaml "$@" OUTPUT_DIR "$output"
 python tools/visualize_results.py --dataset shapes_val --order first \
     --results "$output/inference/coco_instances_results.json" --output "$output/predictions.png"
 
