@@ -43,6 +43,7 @@ def main(args: argparse.Namespace) -> int:
         predict_video(predictor, Video(source), args.output, args.batch_size)
         return 0
     unreadable = predict_images(predictor, files, args.output, args.batch_size)
+    print(f"Results: {args.output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(files)} files were left out:", file=sys.stderr)
         print(*unreadable, sep="\n", file=sys.stderr)

@@ -30,6 +30,7 @@ def main() -> None:
             columns=args.columns,
             seed=args.seed,
         )
+    print(f"Drawn: {args.output}")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,10 @@ def main() -> None:
             score_threshold=args.score_threshold,
             order=args.order,
         )
-    print(", ".join(f"{kind}: {count}" for kind, count in mistakes.items()))
+    counts = ", ".join(f"{kind} {count}" for kind, count in mistakes.items())
+    print(
+        f"Drawn: {args.output}" + (f"; mistakes in the whole dataset: {counts}" if counts else "")
+    )
 
 
 if __name__ == "__main__":
