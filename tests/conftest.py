@@ -31,3 +31,15 @@ def tiny_mask_cfg(tiny_cfg):
     tiny_cfg.DATASETS.TRAIN = ("shapes_train_panoptic",)
     tiny_cfg.DATASETS.TEST = ("shapes_val_panoptic",)
     return tiny_cfg
+
+
+@pytest.fixture
+def forget_datasets():
+    """Removes the datasets that a test registers."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog  # after d2detr has repaired it
+
+    known = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - known:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)

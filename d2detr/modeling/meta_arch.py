@@ -252,17 +252,8 @@ class DETR(LoadsDetrWeights):
             options["padding_constraints"] = self.backbone.padding_constraints
         return ImageList.from_tensors(images, self.backbone.size_divisibility, **options)
 
-    def transform(self, images: ImageList) -> tuple[Tensor, Tensor]:
-        """Run everything up to the prediction heads.
-
-        Returns:
-            hs (L, B, Q, D), the object embeddings of every decoder layer; memory (B, HW, D).
-        """
-        encoded = self.encode(images)
-        return encoded.hs, encoded.memory
-
     def encode(self, images: ImageList) -> Encoded:
-        """Like :meth:`transform`, with everything that a mask head reads."""
+        """Run everything up to the prediction heads."""
         features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
         feature = features[self.in_feature]
         padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)

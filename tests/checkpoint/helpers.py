@@ -59,7 +59,7 @@ def padded_batch(model):
 
 @torch.no_grad()
 def predict(model):
-    outputs = model.heads(model.transform(padded_batch(model))[0])
+    outputs = model.heads(model.encode(padded_batch(model)).hs)
     return outputs["pred_logits"][-1], outputs["pred_boxes"][-1]
 
 

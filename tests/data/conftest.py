@@ -2,7 +2,6 @@ import json
 
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from PIL import Image
 
@@ -15,16 +14,6 @@ def cfg():
     add_detr_config(cfg)
     cfg.INPUT.FORMAT = "RGB"
     return cfg
-
-
-@pytest.fixture
-def forget_datasets():
-    """Removes the datasets that a test registers."""
-    known = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - known:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture

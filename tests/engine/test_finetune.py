@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from d2detr.engine import finetune
@@ -29,13 +29,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def clean(tmp_path_factory, monkeypatch):
+def clean(tmp_path_factory, monkeypatch, forget_datasets):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    known = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - known:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture

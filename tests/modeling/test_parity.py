@@ -63,7 +63,7 @@ def batch(reference, case=None):
 
 def predict_all_layers(model, inputs):
     with torch.no_grad():
-        return model.heads(model.transform(model.preprocess_image(inputs))[0])
+        return model.heads(model.encode(model.preprocess_image(inputs)).hs)
 
 
 def assert_close(actual, expected, atol):
@@ -80,7 +80,7 @@ def test_outputs_of_every_decoder_layer(model, reference):
 
 def test_memory(model, reference):
     with torch.no_grad():
-        _, memory = model.eval().transform(model.preprocess_image(batch(reference)))
+        memory = model.eval().encode(model.preprocess_image(batch(reference))).memory
     memory = memory.transpose(1, 2).unflatten(2, (7, 8))
     assert_close(memory[:, ::16], reference["memory"], 1e-4)
 
