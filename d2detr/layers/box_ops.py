@@ -2,34 +2,19 @@
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_convert
 
 
 def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Convert (..., 4) boxes from centre, width, height to the two corners."""
-    return box_convert(boxes, "cxcywh", "xyxy")
+    centre, size = boxes.split(2, dim=-1)
+    half = 0.5 * size
+    return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Convert (..., 4) boxes from the two corners to centre, width, height."""
-    return box_convert(boxes, "xyxy", "cxcywh")
-
-
-def box_area(boxes: Tensor) -> Tensor:
-    """Area (...) of (..., 4) XYXY boxes."""
-    size = boxes[..., 2:] - boxes[..., :2]
-    return size[..., 0] * size[..., 1]
-
-
-def _overlap_and_hull(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Areas (...) of intersection, union and the smallest box that encloses both."""
-    low = torch.max(boxes1[..., :2], boxes2[..., :2])
-    high = torch.min(boxes1[..., 2:], boxes2[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    union = box_area(boxes1) + box_area(boxes2) - intersection
-    low = torch.min(boxes1[..., :2], boxes2[..., :2])
-    high = torch.max(boxes1[..., 2:], boxes2[..., 2:])
-    return intersection, union, (high - low).clamp(min=0).prod(-1)
+    low, high = boxes.split(2, dim=-1)
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -45,7 +30,18 @@ def generalized_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns:
         (...) values in [-1, 1]; 0 where both boxes are the same point.
     """
-    intersection, union, hull = _overlap_and_hull(boxes1, boxes2)
+    # Coordinate by coordinate: rows of two numbers would be slow on a CPU.
+    left1, top1, right1, bottom1 = boxes1.unbind(-1)
+    left2, top2, right2, bottom2 = boxes2.unbind(-1)
+    width = (torch.minimum(right1, right2) - torch.maximum(left1, left2)).clamp(min=0)
+    height = (torch.minimum(bottom1, bottom2) - torch.maximum(top1, top2)).clamp(min=0)
+    intersection = width * height
+    area1 = (right1 - left1) * (bottom1 - top1)
+    area2 = (right2 - left2) * (bottom2 - top2)
+    union = area1 + area2 - intersection
+    width = (torch.maximum(right1, right2) - torch.minimum(left1, left2)).clamp(min=0)
+    height = (torch.maximum(bottom1, bottom2) - torch.minimum(top1, top2)).clamp(min=0)
+    hull = width * height
     # Two boxes without area would divide by zero, and one NaN cost voids a whole matching.
     tiny = torch.finfo(union.dtype).tiny
     return intersection / union.clamp(min=tiny) - (hull - union) / hull.clamp(min=tiny)

@@ -12,7 +12,7 @@ class FoldedConv2d(Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self._folded()
+        weight, bias = self.folded()
         x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.activation is None else self.activation(x)
 
@@ -20,7 +20,8 @@ class FoldedConv2d(Conv2d):
         self._cache = None
         return super().train(mode)
 
-    def _folded(self) -> tuple[Tensor, Tensor]:
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution and the normalisation in one."""
         needs_grad = self.weight.requires_grad and torch.is_grad_enabled()
         if needs_grad or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return self._fold()

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2detr.errors import UserError
-from d2detr.layers import MultiheadAttention
+from d2detr.layers import MultiheadAttention, dropout, project_memory, relu_dropout
 
 
 class TransformerLayer(nn.Module):
@@ -18,16 +17,16 @@ class TransformerLayer(nn.Module):
         self.pre_norm = pre_norm
         self.linear1 = nn.Linear(embed_dim, feedforward_dim)
         self.linear2 = nn.Linear(feedforward_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """Add ``sublayer(x)`` to ``x``, normalising before the sub-layer or after the sum."""
         if self.pre_norm:
-            return x + self.dropout(sublayer(norm(x)))
-        return norm(x + self.dropout(sublayer(x)))
+            return x + dropout(sublayer(norm(x)), self.dropout, self.training)
+        return norm(x + dropout(sublayer(x), self.dropout, self.training))
 
     def feedforward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return self.linear2(relu_dropout(self.linear1(x), self.dropout, self.training))
 
 
 class EncoderLayer(TransformerLayer):
@@ -60,14 +59,26 @@ class DecoderLayer(TransformerLayer):
         self.norm3 = nn.LayerNorm(embed_dim)
 
     def forward(
-        self, tgt: Tensor, query_pos: Tensor, memory: Tensor, keys: Tensor, mask: Tensor | None
+        self, tgt: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
+        """Refine what the queries hold.
+
+        Args:
+            tgt: (B, Q, D), or (1, 1, D) in inference if all queries hold the same.
+            query_pos: (B, Q, D) object queries.
+            key: (B, S, D) of the memory, projected.
+            value: (B, S, D) of the memory, projected.
+            mask: (B, S) True at unpadded cells, or None where nothing is padded.
+        """
+
         def self_attention(x: Tensor) -> Tensor:
+            if x.shape[1] < query_pos.shape[1]:
+                return self.self_attn.attend_to_one(x)
             query = x + query_pos
             return self.self_attn(query, query, x, None)
 
         def cross_attention(x: Tensor) -> Tensor:
-            return self.multihead_attn(x + query_pos, keys, memory, mask)
+            return self.multihead_attn.attend_projected(x + query_pos, key, value, mask)
 
         tgt = self.residual(tgt, self.norm1, self_attention)
         tgt = self.residual(tgt, self.norm2, cross_attention)
@@ -104,11 +115,14 @@ class Decoder(nn.Module):
 
     def forward(self, memory: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
         query_pos = self.query_embed.weight.expand(len(memory), -1, -1)
-        tgt = torch.zeros_like(query_pos)
-        keys = memory + pos
+        # All queries start from zero. Without dropout they stay alike until the first layer looks
+        # at the image.
+        tgt = torch.zeros_like(query_pos if self.training else query_pos[:1, :1])
+        attentions = [layer.multihead_attn for layer in self.layers]
+        projected = project_memory(attentions, memory + pos, memory)
         hs = []
-        for layer in self.layers:
-            tgt = layer(tgt, query_pos, memory, keys, mask)
+        for layer, (key, value) in zip(self.layers, projected, strict=True):
+            tgt = layer(tgt, query_pos, key, value, mask)
             hs.append(self.norm(tgt))
         return torch.stack(hs)
 

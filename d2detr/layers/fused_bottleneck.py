@@ -1,0 +1,50 @@
+import torch
+from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
+from torch import Tensor
+
+from d2detr.layers.frozen_norm import FoldedConv2d
+
+
+class FusedBottleneck(BottleneckBlock):
+    """Detectron2's block, whose last convolution adds the shortcut in inference on a CPU.
+
+    That spares a copy of the block's largest tensor and two passes over it; the result is the same
+    to the last bit. Without a convolution in the shortcut, the input is overwritten.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not _can_fuse(x):
+            return super().forward(x)
+        out = self.conv1(x).relu_()
+        out = self.conv2(out).relu_()
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        conv = self.conv3
+        geometry = [list(y) for y in (conv.padding, conv.stride, conv.dilation)]
+        return torch.ops.mkldnn._convolution_pointwise_.binary(
+            shortcut, out, *conv.folded(), *geometry, conv.groups, "add", 1.0, "relu", [], ""
+        )
+
+
+def _can_fuse(x: Tensor) -> bool:
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+def fuse_bottlenecks(backbone: ResNet) -> None:
+    """Fuse the blocks of folded convolutions whose input nobody else reads, in place."""
+    for stage in backbone.stages:
+        for index, block in enumerate(stage):
+            is_private = block.shortcut is not None or index > 0
+            if (
+                type(block) is BottleneckBlock
+                and is_private
+                and isinstance(block.conv3, FoldedConv2d)
+            ):
+                block.__class__ = FusedBottleneck
