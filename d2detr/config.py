@@ -25,12 +25,19 @@ def add_detr_config(cfg: CN) -> None:
     # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16". A CPU
     # trains in bfloat16.
     cfg.SOLVER.AMP.DTYPE = "float16"
+    # Work off each batch of IMS_PER_BATCH in this many parts, one after the other, to save memory.
+    # The losses, the clipping and the schedule are those of the whole batch.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
 
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
     # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
     # values. Files of tensors, safetensors and Detectron2's .pkl files never need it.
     cfg.MODEL.WEIGHTS_TRUSTED = False
+
+    # Compile backbone and transformer with torch.compile. Each takes a minute or more once in
+    # training and once in inference; new image sizes take none.
+    cfg.MODEL.COMPILE = False
 
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.
@@ -69,6 +76,10 @@ def add_detr_config(cfg: CN) -> None:
     # The same with the box model of this file or URL, instead of MODEL.WEIGHTS, which must be "".
     # A mask head that the file has too is not used. "" trains everything.
     cfg.MODEL.DETR.FROZEN_WEIGHTS = ""
+
+    # Parts that compute their activations again in the backward pass instead of storing them, for
+    # less memory and more time: any of "backbone", "encoder", "decoder".
+    cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = ()
 
     # Inference. Every query yields one detection; these keep fewer of them.
     cfg.MODEL.DETR.TEST = CN()

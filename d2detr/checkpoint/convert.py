@@ -85,7 +85,7 @@ def convert_checkpoint(
             architecture.num_heads = num_heads
         if dilation is not None:
             architecture.dilation = dilation
-        _write_huggingface(weights, Path(output), class_names, architecture)
+        write_huggingface(weights, Path(output), class_names, architecture)
         return
     renamed = to_original(weights) if to == "original" else weights
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -139,12 +139,20 @@ def huggingface_config(
     }
 
 
-def _write_huggingface(
+def write_huggingface(
     weights: Mapping[str, Tensor],
     folder: Path,
     class_names: Sequence[str] | None,
     architecture: Architecture,
 ) -> None:
+    """Write a folder that the library's ``from_pretrained`` takes.
+
+    Args:
+        weights: with the keys of :class:`d2detr.modeling.DETR`.
+        folder: to make.
+        class_names: in order, where known.
+        architecture: what ``weights`` do not tell.
+    """
     from safetensors.torch import save_file
 
     config = huggingface_config(weights, class_names, architecture)

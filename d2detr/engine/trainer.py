@@ -15,25 +15,22 @@ from torch import Tensor, nn
 from d2detr.checkpoint import check_frozen_weights, fetch_weights, load_frozen_weights
 from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets, write_categories
 from d2detr.engine.optimizer import build_optimizer
+from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
-from d2detr.errors import UserError
 from d2detr.evaluation import build_evaluator
-
-_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with DETR's data, optimizer and evaluators.
 
     Resuming continues the iteration, the optimizer, the schedule and the order of the images.
-    Mixed precision (``SOLVER.AMP``) works on CPU and GPU. Losses are logged with one
-    device-to-host copy per iteration.
+    Losses are logged with one device-to-host copy per iteration.
 
     Args:
         cfg: a config with DETR's keys.
 
     Raises:
-        UserError: the datasets cannot work; found before anything is built.
+        UserError: the datasets cannot work, found before anything is built; or the config.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -42,19 +39,9 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
         if comm.is_main_process():
             write_categories(cfg)
-        amp = cfg.SOLVER.AMP
-        device = torch.device(cfg.MODEL.DEVICE).type
-        if amp.DTYPE not in _AMP_DTYPES:
-            raise UserError(
-                f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; choose from {sorted(_AMP_DTYPES)}."
-            )
-        # A CPU is fast in bfloat16 only.
-        dtype = torch.bfloat16 if device == "cpu" else _AMP_DTYPES[amp.DTYPE]
-        self._autocast = torch.autocast(device, dtype=dtype, enabled=amp.ENABLED)
-        scaling = amp.ENABLED and dtype == torch.float16
-        self._grad_scaler = torch.amp.GradScaler(device, enabled=scaling)
-        if amp.ENABLED:
-            self._trainer.grad_scaler = self._grad_scaler  # whose state checkpoints hold
+        self._step = TrainingStep.from_config(cfg, self._trainer.model, self.optimizer)
+        if cfg.SOLVER.AMP.ENABLED:
+            self._trainer.grad_scaler = self._step.grad_scaler  # whose state checkpoints hold
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint in the output directory, or load those of the config.
@@ -78,17 +65,11 @@ class Trainer(DefaultTrainer):
         start = time.perf_counter()
         data = next(self._trainer._data_loader_iter)
         data_time = time.perf_counter() - start
-        with self._autocast:
-            losses = self.model(data)
-        self.optimizer.zero_grad()
-        self._grad_scaler.scale(sum(losses.values())).backward()
-        self._log_losses(losses, data_time)
-        self._grad_scaler.unscale_(self.optimizer)  # before its step clips
-        self._grad_scaler.step(self.optimizer)
-        self._grad_scaler.update()
+        self._log_losses(self._step.compute_gradients(data), data_time)
+        self._step.update()
 
     def _log_losses(self, losses: dict[str, Tensor], data_time: float) -> None:
-        values = torch.stack([x.detach().float() for x in losses.values()]).tolist()
+        values = torch.stack([x.float() for x in losses.values()]).tolist()
         gathered = comm.gather((values, data_time))
         if not comm.is_main_process():
             return

@@ -1,7 +1,9 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
@@ -9,6 +11,19 @@ from torchvision.ops import sigmoid_focal_loss
 from d2detr.layers import box_cxcywh_to_xyxy, generalized_box_iou
 from d2detr.modeling.matcher import HungarianMatcher, Matching
 from d2detr.modeling.targets import Targets
+
+
+@dataclass
+class Divisor:
+    """What a batch's sums of losses are divided by.
+
+    Attributes:
+        num_boxes: targets of an average worker, at least 1; for losses of boxes and masks.
+        class_weight: the weights of all queries' classes, summed; for the classification.
+    """
+
+    num_boxes: Tensor | int
+    class_weight: float
 
 
 class SetCriterion(nn.Module):
@@ -61,6 +76,7 @@ class SetCriterion(nn.Module):
         outputs: dict[str, Tensor],
         targets: Targets,
         predict_masks: Callable[[Tensor, Tensor], Tensor] | None = None,
+        divisor: Divisor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compute the losses.
 
@@ -71,6 +87,7 @@ class SetCriterion(nn.Module):
             predict_masks: gives the mask logits (M, h, w) of the last layer for M pairs of an
                 image (M,) and a query (M,). Only matched queries are asked for. None trains no
                 masks.
+            divisor: that of a larger batch, which the images are a part of.
 
         Returns:
             The weighted losses: ``loss_ce``, ``loss_bbox`` and ``loss_giou`` of the last layer,
@@ -86,9 +103,10 @@ class SetCriterion(nn.Module):
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         with torch.autocast(logits.device.type, enabled=False):
             logits, boxes = logits.float(), boxes.float()
+            log_probabilities = logits.log_softmax(-1)
             cost, finite, predicted, labels = _copy_to_host(
-                self.matcher.cost(logits, boxes, targets),
-                torch.stack([torch.isfinite(x).flatten(1).all(1) for x in (logits, boxes)]),
+                self.matcher.cost(log_probabilities, boxes, targets),
+                torch.stack([x.flatten(1).sum(1).isfinite() for x in (logits, boxes)]),
                 logits[-1].argmax(-1),
                 targets.labels,
             )
@@ -96,36 +114,49 @@ class SetCriterion(nn.Module):
             host_matching = self.matcher.solve(cost, targets.counts)
             metrics = self._metrics(predicted, labels, host_matching, targets.counts)
             matching = host_matching.to(logits.device)
-            num_boxes = _average_over_workers(sum(targets.counts), logits.device)
-
+            if divisor is None:
+                divisor = self.divisor(targets.counts, logits.shape[2], logits.device)
             losses = {
-                "loss_ce": self._classification_loss(logits, targets, matching),
-                **self._box_losses(boxes, targets, matching, num_boxes),
+                "loss_ce": self._classification_loss(log_probabilities, targets, matching, divisor),
+                **self._box_losses(boxes, targets, matching, divisor),
             }
         if predict_masks is not None:
             mask_logits = predict_masks(matching.image, matching.query[-1])
             with torch.autocast(logits.device.type, enabled=False):
                 target_masks = targets.masks[matching.target[-1]]
-                losses |= mask_losses(mask_logits.float(), target_masks, num_boxes)
+                losses |= mask_losses(mask_logits.float(), target_masks, divisor.num_boxes)
         return self._weigh(losses), metrics
 
-    def _classification_loss(self, logits: Tensor, targets: Targets, matching: Matching) -> Tensor:
+    def divisor(self, counts: list[int], num_queries: int, device: torch.device) -> Divisor:
+        """What the losses of a batch are divided by.
+
+        Args:
+            counts: number of objects of each image.
+            num_queries: Q.
+            device: of the model.
+        """
+        num_pairs = sum(min(count, num_queries) for count in counts)
+        others = num_queries * len(counts) - num_pairs
+        return Divisor(
+            num_boxes=_average_over_workers(sum(counts), device),
+            class_weight=num_pairs + self.no_object_weight * others,
+        )
+
+    def _classification_loss(
+        self, log_probabilities: Tensor, targets: Targets, matching: Matching, divisor: Divisor
+    ) -> Tensor:
         """Cross entropy (L,), the mean over all queries weighted with their classes' weights."""
-        num_layers, batch, num_queries, _ = logits.shape
-        classes = torch.full(
-            (num_layers, batch, num_queries), self.num_classes, device=logits.device
-        )
-        layer = torch.arange(num_layers, device=logits.device)[:, None]
+        shape, device = log_probabilities.shape[:3], log_probabilities.device
+        classes = torch.full(shape, self.num_classes, device=device)
+        layer = torch.arange(len(classes), device=device)[:, None]
         classes[layer, matching.image, matching.query] = targets.labels[matching.target]
-        loss = F.cross_entropy(
-            logits.flatten(0, 2), classes.flatten(), self.class_weights, reduction="none"
+        loss = F.nll_loss(
+            log_probabilities.flatten(0, 2), classes.flatten(), self.class_weights, reduction="none"
         )
-        num_pairs = len(matching.image)
-        total_weight = num_pairs + self.no_object_weight * (batch * num_queries - num_pairs)
-        return loss.view(num_layers, -1).sum(1) / total_weight
+        return loss.view(len(classes), -1).sum(1) / divisor.class_weight
 
     def _box_losses(
-        self, boxes: Tensor, targets: Targets, matching: Matching, num_boxes: Tensor | int
+        self, boxes: Tensor, targets: Targets, matching: Matching, divisor: Divisor
     ) -> dict[str, Tensor]:
         """L1 and GIoU losses (L,): sums over pairs, divided by the targets of an average worker."""
         layer = torch.arange(len(boxes), device=boxes.device)[:, None]
@@ -133,8 +164,8 @@ class SetCriterion(nn.Module):
         tgt = targets.boxes[matching.target]
         giou = generalized_box_iou(box_cxcywh_to_xyxy(src), box_cxcywh_to_xyxy(tgt))
         return {
-            "loss_bbox": (src - tgt).abs().sum((1, 2)) / num_boxes,
-            "loss_giou": (1 - giou).sum(1) / num_boxes,
+            "loss_bbox": (src - tgt).abs().sum((1, 2)) / divisor.num_boxes,
+            "loss_giou": (1 - giou).sum(1) / divisor.num_boxes,
         }
 
     def _weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -157,6 +188,24 @@ class SetCriterion(nn.Module):
             "class_error": 100 - 100 * correct.float().mean().item() if len(correct) else 100.0,
             "cardinality_error": (num_predicted - torch.tensor(counts)).abs().float().mean().item(),
         }
+
+
+def build_criterion(cfg: CfgNode, num_classes: int) -> SetCriterion:
+    """Build the losses, and the matching costs of the same weights, from ``MODEL.DETR``."""
+    detr = cfg.MODEL.DETR
+    weights = {
+        "class_weight": detr.CLASS_WEIGHT,
+        "l1_weight": detr.L1_WEIGHT,
+        "giou_weight": detr.GIOU_WEIGHT,
+    }
+    return SetCriterion(
+        num_classes=num_classes,
+        matcher=HungarianMatcher(**weights),
+        no_object_weight=detr.NO_OBJECT_WEIGHT,
+        mask_weight=detr.MASK_WEIGHT,
+        dice_weight=detr.DICE_WEIGHT,
+        **weights,
+    )
 
 
 def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | int) -> dict[str, Tensor]:

@@ -72,22 +72,29 @@ class HungarianMatcher(nn.Module):
         Returns:
             The matching, on the device of ``logits``.
         """
-        cost = self.cost(logits, boxes, targets).cpu()
+        cost = self.cost(logits.float().log_softmax(-1), boxes, targets).cpu()
         return self.solve(cost, targets.counts).to(logits.device)
 
     @torch.no_grad()
-    def cost(self, logits: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
-        """Cost (L, T, Q) of every target with every query of its own image."""
-        image = targets.image
-        boxes = boxes.float()[:, image]  # (L, T, Q, 4)
-        target_boxes = targets.boxes[:, None]  # (T, 1, 4)
-        l1 = (boxes - target_boxes).abs().sum(-1)
-        giou = generalized_box_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(target_boxes))
+    def cost(self, log_probabilities: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+        """Cost (L, T, Q) of every target with every query of its own image.
 
-        logits = logits.float()
-        log_sum = logits.logsumexp(-1)[:, image]  # (L, T, Q)
-        target_logits = logits[:, image, :, targets.labels].transpose(0, 1)
-        probability = (target_logits - log_sum).exp()
+        Args:
+            log_probabilities: (L, B, Q, K+1) float32.
+            boxes: (L, B, Q, 4).
+            targets: T targets.
+        """
+        image = targets.image
+        probability = log_probabilities[:, image, :, targets.labels].exp().transpose(0, 1)
+
+        boxes = boxes.float()
+        # Coordinates first: broadcasting along the queries is fast, along coordinates it is not.
+        coordinates = torch.cat((boxes, box_cxcywh_to_xyxy(boxes)), -1).movedim(-1, 0)
+        centred, corners = coordinates.contiguous()[:, :, image].split(4)  # (4, L, T, Q) each
+        l1 = (centred - targets.boxes.T[:, None, :, None]).abs().sum(0)
+        giou = generalized_box_iou(
+            corners.movedim(0, -1), box_cxcywh_to_xyxy(targets.boxes)[:, None]
+        )
         return self.l1_weight * l1 - self.class_weight * probability - self.giou_weight * giou
 
     def solve(self, cost: Tensor, counts: list[int]) -> Matching:

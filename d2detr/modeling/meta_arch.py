@@ -1,11 +1,13 @@
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone
+from detectron2.layers import CNNBlockBase
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, ResNet
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
@@ -13,12 +15,16 @@ from torch import Tensor, nn
 from d2detr.checkpoint import LoadsDetrWeights
 from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
-from d2detr.layers import build_position_encoding, fold_frozen_norms
+from d2detr.layers import (
+    build_position_encoding,
+    fold_frozen_norms,
+    fuse_bottlenecks,
+    recompute_activations,
+)
 from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
-from d2detr.modeling.criterion import SetCriterion
+from d2detr.modeling.criterion import Divisor, SetCriterion, build_criterion
 from d2detr.modeling.heads import PredictionHeads
 from d2detr.modeling.mask_head import MaskHead, MaskInputs
-from d2detr.modeling.matcher import HungarianMatcher
 from d2detr.modeling.postprocess import postprocess_boxes
 from d2detr.modeling.postprocess_masks import Segmenter
 from d2detr.modeling.segmentation import segmentation_from_config
@@ -72,6 +78,12 @@ class DETR(LoadsDetrWeights):
         vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
         class_names: of the K classes, where known: pretrained class rows are picked by them.
         trusts_weights: whether weight files may run code that they hold.
+        activation_checkpointing: parts that compute activations again in the backward pass instead
+            of storing them: any of "backbone", "encoder" and "decoder".
+        compile: compile backbone and transformer.
+
+    Raises:
+        UserError: the parts do not fit together.
     """
 
     @configurable
@@ -97,6 +109,8 @@ class DETR(LoadsDetrWeights):
         dataset_name: str | None = None,
         class_names: Sequence[str] | None = None,
         trusts_weights: bool = False,
+        activation_checkpointing: Sequence[str] = (),
+        compile: bool = False,
     ):
         super().__init__()
         features = backbone.output_shape()
@@ -106,6 +120,8 @@ class DETR(LoadsDetrWeights):
                 f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
             )
         fold_frozen_norms(backbone)
+        if isinstance(backbone, ResNet):
+            fuse_bottlenecks(backbone)
         # Convolutions are faster with channels last; convolutions are most of the work.
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.in_feature = in_feature
@@ -115,6 +131,7 @@ class DETR(LoadsDetrWeights):
         self.heads = PredictionHeads(transformer.embed_dim, num_classes)
         self.num_classes = num_classes
         self.criterion = criterion
+        self._divisor: Divisor | None = None
         self.input_format = input_format
         self.deep_supervision = deep_supervision
         self.score_threshold = score_threshold
@@ -137,6 +154,10 @@ class DETR(LoadsDetrWeights):
         self.dataset_name = dataset_name
         self.class_names = class_names
         self.trusts_weights = trusts_weights
+        self._recompute_activations(activation_checkpointing)
+        if compile:
+            for part in (self.backbone, self.transformer):
+                part.compile(dynamic=True)  # one compilation serves all image sizes
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -145,11 +166,6 @@ class DETR(LoadsDetrWeights):
         detr = cfg.MODEL.DETR
         num_classes = resolve_num_classes(cfg)
         backbone = build_detr_backbone(cfg)
-        weights = {
-            "class_weight": detr.CLASS_WEIGHT,
-            "l1_weight": detr.L1_WEIGHT,
-            "giou_weight": detr.GIOU_WEIGHT,
-        }
         return {
             "backbone": backbone,
             "in_feature": detr.IN_FEATURE,
@@ -165,14 +181,7 @@ class DETR(LoadsDetrWeights):
                 pre_norm=detr.PRE_NORM,
             ),
             "num_classes": num_classes,
-            "criterion": SetCriterion(
-                num_classes=num_classes,
-                matcher=HungarianMatcher(**weights),
-                no_object_weight=detr.NO_OBJECT_WEIGHT,
-                mask_weight=detr.MASK_WEIGHT,
-                dice_weight=detr.DICE_WEIGHT,
-                **weights,
-            ),
+            "criterion": build_criterion(cfg, num_classes),
             **segmentation_from_config(cfg, backbone, num_classes),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
@@ -184,6 +193,8 @@ class DETR(LoadsDetrWeights):
             "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
             "class_names": resolve_class_names(cfg, num_classes),
             "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
+            "activation_checkpointing": detr.ACTIVATION_CHECKPOINTING,
+            "compile": cfg.MODEL.COMPILE,
         }
 
     @property
@@ -291,7 +302,7 @@ class DETR(LoadsDetrWeights):
         )
         predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
         try:
-            return self.criterion(outputs, targets, predict_masks)
+            return self.criterion(outputs, targets, predict_masks, self._divisor)
         except FloatingPointError as error:
             storage = _current_event_storage()
             when = "" if storage is None else f" at iteration {storage.iter}"
@@ -301,6 +312,36 @@ class DETR(LoadsDetrWeights):
                 "SOLVER.AMP. If it happens in the first iteration, check MODEL.WEIGHTS and the "
                 "images."
             ) from None
+
+    @contextmanager
+    def dividing_losses_by(self, batched_inputs: list[dict[str, Any]]) -> Iterator[None]:
+        """Make the losses of parts of a batch add up to those of the batch.
+
+        Args:
+            batched_inputs: the whole batch; see :meth:`forward`.
+        """
+        counts = [len(x.get("instances", ())) for x in batched_inputs]
+        num_queries = self.transformer.decoder.query_embed.num_embeddings
+        self._divisor = self.criterion.divisor(counts, num_queries, self.device)
+        try:
+            yield
+        finally:
+            self._divisor = None
+
+    def _recompute_activations(self, parts: Sequence[str]) -> None:
+        layers = {
+            "backbone": [x for x in self.backbone.modules() if isinstance(x, CNNBlockBase)],
+            "encoder": self.transformer.encoder.layers,
+            "decoder": self.transformer.decoder.layers,
+        }
+        for part in parts:
+            if not layers.get(part):
+                raise UserError(
+                    f"MODEL.DETR.ACTIVATION_CHECKPOINTING names {part!r}, but must name some of "
+                    f"{[name for name, found in layers.items() if len(found)]}."
+                )
+            for layer in layers[part]:
+                recompute_activations(layer)
 
     def _mask_inputs(self, encoded: Encoded) -> MaskInputs | None:
         if self.mask_head is None:

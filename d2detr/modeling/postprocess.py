@@ -34,14 +34,14 @@ def postprocess_boxes(
         and, if asked for, ``query_index``.
     """
     scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
-    boxes = box_cxcywh_to_xyxy(boxes)
+    scale = _as_tensor([(width, height, width, height) for height, width in sizes])
+    boxes = box_cxcywh_to_xyxy(boxes) * scale.to(boxes, non_blocking=True)[:, None]
     results = []
-    for image_scores, image_classes, image_boxes, (height, width) in zip(
-        scores, classes, boxes, sizes, strict=True
+    for size, image_boxes, image_scores, image_classes in zip(
+        sizes, boxes.unbind(), scores.unbind(), classes.unbind(), strict=True
     ):
-        scale = torch.stack([torch.as_tensor(x) for x in (width, height, width, height)])
-        result = Instances((height, width))
-        result.pred_boxes = Boxes(image_boxes * scale.to(image_boxes, non_blocking=True))
+        result = Instances(tuple(size))
+        result.pred_boxes = Boxes(image_boxes)
         result.scores = image_scores
         result.pred_classes = image_classes
         if with_query_index:
@@ -53,3 +53,9 @@ def postprocess_boxes(
             result = result[result.scores >= score_threshold]
         results.append(result)
     return results
+
+
+def _as_tensor(sizes: list[tuple]) -> Tensor:
+    if torch.jit.is_tracing():  # sizes are tensors, which a trace must follow
+        return torch.stack([torch.stack([torch.as_tensor(x) for x in row]) for row in sizes])
+    return torch.tensor(sizes)

@@ -313,3 +313,40 @@ def test_instances_of_other_models_are_enough(model):
     instances.gt_other = torch.tensor([1, 2])
     losses = model([{"image": torch.zeros(3, 48, 48), "instances": instances}])
     assert all(torch.isfinite(x) for x in losses.values())
+
+
+def run_and_measure(model, inputs):
+    """The total loss, and the bytes of the tensors that autograd keeps for the backward pass."""
+    sizes = {}
+
+    def pack(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    torch.manual_seed(1)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        total = sum(model(inputs).values())
+    return total, sum(sizes.values())
+
+
+@pytest.mark.parametrize("part", ["backbone", "encoder", "decoder"])
+def test_recomputed_activations_take_less_memory_and_give_the_same(tiny_cfg, part):
+    tiny_cfg.MODEL.DETR.DROPOUT = 0.1
+    inputs = [make_input(64, 48, 2), make_input(48, 64, 1)]
+    results, stored = [], []
+    for parts in ((), (part,)):
+        tiny_cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = parts
+        torch.manual_seed(0)
+        model = copy.deepcopy(build_model(tiny_cfg))
+        total, size = run_and_measure(model, inputs)
+        total.backward()
+        stored.append(size)
+        results.append([total, *(x.grad for x in model.parameters()), model.state_dict()])
+    torch.testing.assert_close(*results)
+    assert stored[1] < 0.9 * stored[0]
+
+
+def test_unknown_part_to_recompute(tiny_cfg):
+    tiny_cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = ("neck",)
+    with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING names 'neck'.*'encoder'"):
+        build_model(tiny_cfg)

@@ -1,0 +1,105 @@
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from d2detr.errors import UserError
+from d2detr.modeling import DETR
+
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class TrainingStep:
+    """One update of a model: forward, backward and the optimizer's step.
+
+    Mixed precision works on CPU and GPU. A batch may be worked off in parts, which need less
+    memory. The update is still that of the whole batch: DETR's losses are divided by all of its
+    objects, and gradients are clipped once. Losses of other models are averaged over the images.
+
+    Args:
+        model: any Detectron2 model, also a distributed one.
+        optimizer: of its parameters.
+        amp_dtype: precision of autocast; None trains in float32.
+        num_parts: parts of a batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        amp_dtype: torch.dtype | None = None,
+        num_parts: int = 1,
+    ):
+        self.model = model
+        self.optimizer = optimizer
+        self.num_parts = num_parts
+        device = next(model.parameters()).device.type
+        self._autocast = torch.autocast(device, dtype=amp_dtype, enabled=amp_dtype is not None)
+        self.grad_scaler = torch.amp.GradScaler(device, enabled=amp_dtype == torch.float16)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> "TrainingStep":
+        """Build from ``SOLVER.AMP`` and ``SOLVER.ACCUMULATE_STEPS``.
+
+        Raises:
+            UserError: one of them makes no sense.
+        """
+        amp, num_parts = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATE_STEPS
+        if amp.DTYPE not in _AMP_DTYPES:
+            raise UserError(
+                f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; choose from {sorted(_AMP_DTYPES)}."
+            )
+        if num_parts < 1:
+            raise UserError(f"SOLVER.ACCUMULATE_STEPS is {num_parts}, but must be at least 1.")
+        dtype = _AMP_DTYPES[amp.DTYPE]
+        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            dtype = torch.bfloat16  # a CPU is fast in no other
+        return cls(model, optimizer, amp_dtype=dtype if amp.ENABLED else None, num_parts=num_parts)
+
+    def compute_gradients(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Replace the gradients by those of a batch.
+
+        Args:
+            batch: the model's inputs.
+
+        Returns:
+            The batch's losses, detached.
+        """
+        self.optimizer.zero_grad()
+        distributed = isinstance(self.model, DistributedDataParallel)
+        model = self.model.module if distributed else self.model
+        is_detr = isinstance(model, DETR)
+        total: dict[str, Tensor] = {}
+        with model.dividing_losses_by(batch) if is_detr else nullcontext():
+            parts = _split(batch, self.num_parts)
+            for number, part in enumerate(parts, start=1):
+                share = 1.0 if is_detr else len(part) / len(batch)
+                waits = distributed and number < len(parts)  # gradients are gathered at the last
+                with self.model.no_sync() if waits else nullcontext():
+                    losses = self._backward(part, share)
+                total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
+        return total
+
+    def update(self) -> None:
+        """Let the optimizer make its step, which clips first if the config says so."""
+        self.grad_scaler.unscale_(self.optimizer)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _backward(self, part: list[dict[str, Any]], share: float) -> dict[str, Tensor]:
+        with self._autocast:
+            losses = self.model(part)
+        self.grad_scaler.scale(share * sum(losses.values())).backward()
+        return {name: share * loss.detach() for name, loss in losses.items()}
+
+
+def _split(batch: list[dict[str, Any]], num_parts: int) -> list[list[dict[str, Any]]]:
+    bounds = np.linspace(0, len(batch), min(num_parts, len(batch)) + 1).astype(int).tolist()
+    return [batch[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
