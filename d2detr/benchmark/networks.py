@@ -1,0 +1,108 @@
+"""Training steps and inference of whole models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2detr.benchmark.measure import Step
+from d2detr.benchmark.peer import build_image_processor, build_peer, peer_inputs, peer_labels
+from d2detr.benchmark.workload import AMP, Workload
+from d2detr.engine.optimizer import build_optimizer
+from d2detr.engine.step import TrainingStep
+from d2detr.modeling.targets import Targets
+
+
+def our_training(workload: Workload) -> Step:
+    """Forward, losses, backward, clipping and AdamW; returns the total loss."""
+    model = workload.build_model().train()
+    step = TrainingStep(model, build_optimizer(workload.cfg, model), amp_dtype=AMP[workload.amp])
+    batch = workload.training_batch()
+
+    def run() -> Tensor:
+        losses = step.compute_gradients(batch)
+        step.update()
+        return sum(losses.values())
+
+    return run
+
+
+def peer_training(workload: Workload) -> Step:
+    """The same with the peer, which gets images that are normalised and padded already."""
+    model = workload.build_model()
+    batch = workload.training_batch()
+    inputs = peer_inputs(model, batch)
+    size = inputs["pixel_values"].shape[-2:] if workload.has_masks else None
+    targets = Targets.from_instances(
+        [x["instances"] for x in batch], model.num_classes, workload.device, size
+    )
+    labels = peer_labels(targets)
+    peer = build_peer(model, workload).train()
+    del model
+    optimizer = build_optimizer(workload.cfg, peer)
+    scaler = torch.amp.GradScaler(workload.device.type, enabled=workload.amp == "fp16")
+
+    def run() -> Tensor:
+        with workload.autocast():
+            loss = peer(**inputs, labels=labels).loss
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach()
+
+    return run
+
+
+def our_inference(workload: Workload) -> Step:
+    """From uint8 images to detections in pixels; returns the scores."""
+    model = workload.build_model().eval()
+    next_batch = _in_turn(workload)
+
+    def run() -> Tensor:
+        with torch.inference_mode(), workload.autocast():
+            results = model(next_batch())
+        return torch.cat([x["instances"].scores for x in results])
+
+    return run
+
+
+def peer_inference(workload: Workload) -> Step:
+    """The same with the peer and its image processor."""
+    peer = build_peer(workload.build_model(), workload).eval()
+    processor = build_image_processor()
+    next_batch = _in_turn(workload)
+
+    def run() -> Tensor:
+        batch = next_batch()
+        images = [x["image"].to(workload.device) for x in batch]
+        sizes = [
+            (x.get("height", y.shape[1]), x.get("width", y.shape[2]))
+            for x, y in zip(batch, images, strict=True)
+        ]
+        with torch.inference_mode(), workload.autocast():
+            inputs = processor(images, do_resize=False, return_tensors="pt")
+            outputs = peer(**inputs.to(workload.device))
+            results = processor.post_process_object_detection(outputs, 0.0, sizes)
+            if workload.has_masks:
+                processor.post_process_panoptic_segmentation(outputs, 0.85, target_sizes=sizes)
+        return torch.cat([x["scores"] for x in results])
+
+    return run
+
+
+def _in_turn(workload: Workload) -> Callable[[], list[dict[str, Any]]]:
+    """Returns batches of the workload's images, over and over."""
+    count = 100 if workload.dataset else workload.batch
+    images = workload.images(count)
+    start = 0
+
+    def next_batch() -> list[dict[str, Any]]:
+        nonlocal start
+        batch = images[start : start + workload.batch]
+        start = (start + workload.batch) % len(images)
+        return batch
+
+    return next_batch

@@ -1,0 +1,63 @@
+#!/usr/bin/env python
+"""Measure speed and memory, also beside another implementation of DETR in the same run."""
+
+import argparse
+import json
+from pathlib import Path
+
+import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.benchmark import AMP, TASKS, Workload, format_report, run_benchmark
+from d2detr.engine import exit_on_user_error
+from d2detr.errors import UserError
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read HxW."""
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 800x1066")
+    return int(height), int(width)
+
+
+def main() -> None:
+    """Parse the command line, measure and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", required=True, choices=TASKS)
+    parser.add_argument("--config-file", default="configs/detr_r50.yaml")
+    parser.add_argument("--compare", default="", help="a peer: huggingface")
+    parser.add_argument("--batch", type=int, default=1, help="images per step")
+    parser.add_argument("--size", type=parse_size, default=(800, 1066), help="HEIGHTxWIDTH")
+    parser.add_argument("--objects", type=int, default=7, help="per image")
+    parser.add_argument("--amp", choices=AMP, default="off")
+    parser.add_argument("--compile", action="store_true", help="our model; the peer is as it is")
+    parser.add_argument("--dataset", default="", help="take its first 100 images, not noise")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch decides")
+    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
+    args = parser.parse_args()
+    with exit_on_user_error():
+        if args.compare and args.compare not in TASKS[args.task].peers:
+            raise UserError(
+                f"--compare {args.compare}: --task {args.task} can be compared with "
+                f"{', '.join(TASKS[args.task].peers)}."
+            )
+        workload = Workload(
+            config_file=args.config_file,
+            opts=tuple(args.opts),
+            batch=args.batch,
+            size=args.size,
+            objects=args.objects,
+            amp=args.amp,
+            compile=args.compile,
+            dataset=args.dataset,
+            threads=args.threads,
+        )
+        report = run_benchmark(args.task, workload, compare=args.compare, rounds=args.rounds)
+    print(format_report(report))
+    if args.json:
+        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
