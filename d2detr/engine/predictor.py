@@ -139,7 +139,8 @@ def read_rgb(image: ImageLike) -> np.ndarray:
     try:
         return detection_utils.read_image(os.fspath(image), "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"Image {image} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Image {image} cannot be read: {reason}") from error
 
 
 def checkpoint_of_run(folder: str | os.PathLike) -> Path:

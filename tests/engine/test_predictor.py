@@ -105,10 +105,11 @@ def test_folder_is_predicted_and_bad_files_are_reported(run, images, tmp_path):
     os.truncate(images / "1.png", 500)
     (images / "notes.txt").write_text("no image")
     predictor = d2detr.Predictor(run, score_threshold=0)
-    files = find_images([str(images)])
+    files = find_images(["/none.jpg", str(images)])
     output = tmp_path / "out"
-    (problem,) = predict_images(predictor, files, output, batch_size=2)
-    assert f"{images / '1.png'} cannot be read" in problem
+    missing, broken = predict_images(predictor, files, output, batch_size=2)
+    assert missing == "Image /none.jpg cannot be read: No such file or directory"
+    assert f"{images / '1.png'} cannot be read" in broken
     assert sorted(x.name for x in output.glob("*.jpg")) == ["0.jpg", "2.jpg"]
     written = json.loads((output / "images.json").read_text())
     assert [os.path.basename(x["file_name"]) for x in written["images"]] == ["0.png", "2.png"]
@@ -157,6 +158,11 @@ def test_globs_and_single_files(images):
 def test_inputs_that_are_not_there(images, name, message):
     with pytest.raises(UserError, match=message):
         find_images([str(images / name)])
+
+
+def test_root_is_not_listed():
+    with pytest.raises(UserError, match=r"The nearest folder above it that does is /\.$"):
+        find_images(["/none.jpg"])
 
 
 def test_bad_input(run, tmp_path):
