@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from PIL import Image
@@ -130,6 +131,20 @@ def test_pictures_of_equal_names_do_not_overwrite_each_other(run, images, tmp_pa
     files = find_images([str(images)])
     predict_images(d2detr.Predictor(run), files, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
+
+
+def test_pictures_are_the_same_in_every_run(run, images, tmp_path):
+    predictor = d2detr.Predictor(run, score_threshold=0)
+    for folder in ("a", "b"):
+        predict_images(predictor, [str(images / "0.png")], tmp_path / folder)
+    a, b = (np.asarray(Image.open(tmp_path / folder / "0.jpg")) for folder in ("a", "b"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_colours_are_those_of_the_dataset(run, forget_datasets):
+    DatasetCatalog.register("nowhere", list)
+    MetadataCatalog.get("nowhere").set(thing_classes=list("abcde"), thing_colors=[[1, 2, 3]] * 5)
+    assert d2detr.Predictor(run).metadata.thing_colors == [[1, 2, 3]] * 5
 
 
 def test_video(run, tmp_path):
