@@ -195,6 +195,26 @@ def test_model_zoo_works_and_lends_pkg_resources_to_nobody_else():
     assert lent is None or lent.__spec__, "the stand-in was left for others to import"
 
 
+def test_only_the_deprecation_of_what_detectron2_scripts_is_silenced():
+    code = """
+import warnings
+
+import torch
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    torch.jit.script(torch.nn.Identity())
+    own = len(caught)
+    import d2detr
+    import detectron2.modeling
+    assert not [x.message for x in caught[own:] if "torch.jit.script" in str(x.message)]
+    before = len(caught)
+    torch.jit.script(torch.nn.Identity())
+    assert len(caught) == before + own
+"""
+    run_python("-c", code)
+
+
 # ------------------------------------------------------------------------------------------------
 # Evaluation
 # ------------------------------------------------------------------------------------------------

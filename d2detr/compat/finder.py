@@ -11,7 +11,7 @@ from importlib.util import spec_from_loader
 from types import ModuleType
 from typing import Any
 
-from d2detr.compat import stand_ins, training
+from d2detr.compat import libraries, stand_ins, training
 
 REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     "detectron2.data.common": training.sample_from_sets,
@@ -26,12 +26,13 @@ class RepairingFinder(MetaPathFinder, Loader):
 
     def __init__(self) -> None:
         self.stand_ins = stand_ins.needed_stand_ins()
-        self.loans = stand_ins.needed_loans()
+        scripted = dict.fromkeys(libraries.SCRIPTED, libraries.silence_script_deprecation)
+        self.contexts = {**stand_ins.needed_loans(), **scripted}
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name in self.stand_ins:
             return spec_from_loader(name, self)
-        if name not in REPAIRS and name not in self.loans:
+        if name not in REPAIRS and name not in self.contexts:
             return None
         spec = PathFinder.find_spec(name, path)
         if spec is not None:
@@ -43,7 +44,7 @@ class RepairingFinder(MetaPathFinder, Loader):
         self.stand_ins[module.__name__](module)
 
     def run_and_repair(self, run: Callable[[ModuleType], None], module: ModuleType) -> None:
-        with self.loans.get(module.__name__, contextlib.nullcontext)():
+        with self.contexts.get(module.__name__, contextlib.nullcontext)():
             run(module)
         if module.__name__ in REPAIRS:
             REPAIRS[module.__name__](module)

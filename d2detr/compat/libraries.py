@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from PIL import Image
 
 from d2detr.compat.installed import mentions
+
+# Of Detectron2 and its dependencies, those that call torch.jit.script when they are imported.
+SCRIPTED = ("detectron2.modeling.box_regression", "fvcore.nn.focal_loss")
 
 
 def repair_libraries() -> None:
@@ -52,3 +58,11 @@ def restore_numpy_aliases() -> None:
             # Looked up in __dict__, because hasattr() makes NumPy warn; NumPy 2 has a new np.bool.
             if builtin.__name__ not in np.__dict__:
                 setattr(np, builtin.__name__, builtin)
+
+
+@contextlib.contextmanager
+def silence_script_deprecation() -> Iterator[None]:
+    """SCRIPTED warn every user, by torch 2.14, that `torch.jit.script` is deprecated."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")
+        yield

@@ -113,6 +113,14 @@ def check_annotations(
         UserError: an annotation has a category id out of range, a box that is not finite, or
             lacks a key; names the first such annotation.
     """
+    class_names = [str(label) for label in range(num_classes)]
+    return _count(_check_annotations(name, dataset, class_names, needs_masks))
+
+
+def _check_annotations(
+    name: str, dataset: list[dict[str, Any]], class_names: list[str], needs_masks: bool
+) -> AnnotationTable:
+    num_classes = len(class_names)
     owners = np.repeat(
         np.arange(len(dataset)), [len(record.get("annotations", ())) for record in dataset]
     )
@@ -135,14 +143,18 @@ def check_annotations(
         (category_ids < 0) | (category_ids >= num_classes),
         f"has a category id outside of the {num_classes} classes [0, {num_classes - 1}]",
     )
-    table = table_from_records(dataset, [str(label) for label in range(num_classes)])
+    table = table_from_records(dataset, class_names)
     reject(~np.isfinite(table.boxes).all(axis=1), "has a box that is not finite")
+    return table
+
+
+def _count(table: AnnotationTable) -> AnnotationCounts:
     objects = table.objects_per_image
     return AnnotationCounts(
-        images=len(dataset),
+        images=len(table.file_names),
         empty_images=int((objects == 0).sum()),
-        annotations=len(annotations),
-        crowds=int(crowd.sum()),
+        annotations=len(table.boxes),
+        crowds=int(table.crowd.sum()),
         degenerate=int(table.degenerate.sum()),
         outside=int(table.outside.sum()),
         objects_per_image=objects,
@@ -164,17 +176,16 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
         if trained_on and not any("annotations" in record for record in dataset):
             raise UserError(f"Dataset {name!r} has no boxes to train on.")
         needs_masks = trained_on and cfg.MODEL.MASK_ON
-        counts = check_annotations(name, dataset, num_classes, needs_masks)
+        class_names = MetadataCatalog.get(name).get("thing_classes")
+        class_names = class_names or [str(label) for label in range(num_classes)]
+        table = tables[name] = _check_annotations(name, dataset, class_names, needs_masks)
         states = check_image_files(
             name, (record[key] for record in dataset for key in IMAGE_KEYS if key in record)
         )
         compare_segments(dataset)
-        class_names = MetadataCatalog.get(name).get("thing_classes")
-        class_names = class_names or [str(label) for label in range(num_classes)]
-        tables[name] = table = table_from_records(dataset, class_names)
         _reject_sizes(name, table, states)
         _warn_of(name, _usable_but_doubtful(cfg, table, trained_on, needs_masks))
-        logger.info(f"{name}: {counts}. Checked in {time.perf_counter() - start:.1f} s.")
+        logger.info(f"{name}: {_count(table)}. Checked in {time.perf_counter() - start:.1f} s.")
     for name in cfg.DATASETS.TEST if len(train_names) == 1 else ():
         if name not in train_names:
             _warn_of(name, split_findings(tables[train_names[0]], tables[name]))

@@ -44,10 +44,12 @@ class Report:
     Attributes:
         splits: by "train", "val" and "test", or by the name of a registered dataset.
         findings: errors first.
+        division: where the splits of a folder come from, in words.
     """
 
     splits: dict[str, Split]
     findings: list[Finding]
+    division: str | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -57,6 +59,7 @@ class Report:
         """Return the report for machines."""
         return {
             "splits": {name: _counts(split.table) for name, split in self.splits.items()},
+            "division": self.division,
             "findings": [
                 {
                     "code": x.code,
@@ -77,6 +80,8 @@ class Report:
         rows += [(name, *(x["classes"].get(name, 0) for x in counts.values())) for name in classes]
         rows.append(("all objects", *(sum(x["classes"].values()) for x in counts.values())))
         parts = [tabulate(rows, headers=("", *counts))]
+        if self.division:
+            parts.append(f"The splits are those of a fine-tuning: {self.division}.")
         for finding in self.findings:
             more = ", ..." if finding.count > len(finding.examples) else ""
             parts.append(
@@ -100,7 +105,8 @@ def check_dataset(target: str, decode: bool = False, num_queries: int = 100) -> 
     Raises:
         UserError: there is no such dataset, or it cannot be read at all.
     """
-    splits = {name: _load(dataset) for name, dataset in _datasets(target).items()}
+    datasets = _datasets(target)
+    splits = {name: _load(dataset) for name, dataset in datasets.items()}
     findings: list[Finding] = []
     for name, split in splits.items():
         states = _inspect(split.table.file_names, decode, name)
@@ -110,7 +116,8 @@ def check_dataset(target: str, decode: bool = False, num_queries: int = 100) -> 
         for name in [name for name in splits if name != "train"]:
             found = split_findings(splits["train"].table, splits[name].table)
             findings.extend(replace(finding, split=name) for finding in found)
-    return Report(splits, sorted(findings, key=lambda x: x.severity != "error"))
+    division = MetadataCatalog.get(next(iter(datasets.values()))).get("division")
+    return Report(splits, sorted(findings, key=lambda x: x.severity != "error"), division)
 
 
 def inspect_split(

@@ -10,7 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -19,9 +18,9 @@ from tqdm import tqdm
 from d2detr.engine.prediction_inputs import Video, VideoWriter
 from d2detr.engine.predictor import Predictor, read_rgb
 from d2detr.errors import UserError
+from d2detr.visualization.drawing import draw_instances
 
 RESULTS_FILE = "coco_instances_results.json"
-MIN_SHORT_SIDE = 256  # of pictures: labels are unreadable on smaller ones
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,8 @@ def predict_images(
             image_id = len(images) + 1
             images.append({"id": image_id, "file_name": file, "width": width, "height": height})
             results.extend(_coco_results(instances, image_id, predictor))
-            Image.fromarray(draw(rgb, instances, predictor)).save(output / names[file])
+            picture = draw_instances(rgb, instances, predictor.metadata)
+            Image.fromarray(picture).save(output / names[file])
         progress.update(len(batch))
     progress.close()
     description = {"images": images, "categories": predictor.categories or []}
@@ -86,8 +86,9 @@ def predict_video(
         for batch in _batches(video, batch_size):
             for rgb, found in zip(batch, predictor(batch), strict=True):
                 frame += 1
-                results.extend(_coco_results(found["instances"], frame, predictor))
-                writer.write(draw(rgb, found["instances"], predictor))
+                instances = found["instances"]
+                results.extend(_coco_results(instances, frame, predictor))
+                writer.write(draw_instances(rgb, instances, predictor.metadata))
                 progress.update()
     except KeyboardInterrupt:
         logger.info("Stopped.")
@@ -95,16 +96,6 @@ def predict_video(
         progress.close()
         writer.close()
         (output / RESULTS_FILE).write_text(json.dumps(results))
-
-
-def draw(rgb: np.ndarray, instances: Instances, predictor: Predictor) -> np.ndarray:
-    """Return the image with its detections, classes and scores; small images are enlarged."""
-    from detectron2.utils.visualizer import Visualizer  # which takes long to import
-
-    scale = max(1.0, MIN_SHORT_SIDE / min(rgb.shape[:2]))
-    visualizer = Visualizer(rgb, predictor.metadata, scale=scale)
-    drawn = visualizer.draw_instance_predictions(instances)
-    return drawn.get_image()
 
 
 def _coco_results(

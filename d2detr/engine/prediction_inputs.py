@@ -17,8 +17,10 @@ from d2detr.errors import UserError
 def find_images(inputs: list[str]) -> list[str]:
     """Return image files: those named, those that match globs, and all below folders.
 
+    A named file need not exist if others do: it is left to the reading, like a broken one.
+
     Raises:
-        UserError: an input does not exist, matches nothing or holds no image.
+        UserError: a glob matches nothing, a folder holds no image, or nothing at all exists.
     """
     found: list[str] = []
     for item in inputs:
@@ -29,11 +31,13 @@ def find_images(inputs: list[str]) -> list[str]:
                 raise UserError(f"--input {item} matches no file.")
             found.extend(matches)
         else:
-            path = require_existing(expanded, "--input")
+            path = Path(expanded)
             images = Tree(path).images if path.is_dir() else [str(path)]
             if not images:
                 raise UserError(f"--input {item} holds no image.")
             found.extend(images)
+    if not any(os.path.exists(file) for file in found):
+        require_existing(found[0], "--input")
     return list(dict.fromkeys(found))
 
 

@@ -39,7 +39,8 @@ class Predictor:
 
     Attributes:
         categories: dicts with "id" and "name" of the model's classes, None if they are not known.
-        metadata: with ``thing_classes``, for Detectron2's Visualizer.
+        metadata: ``thing_classes``, and ``thing_colors`` if the dataset has them, for Detectron2's
+            Visualizer.
 
     Raises:
         UserError: the config or the weights cannot be used.
@@ -70,7 +71,11 @@ class Predictor:
         self.score_threshold = score_threshold
         self.metadata = Metadata()
         if self.categories is not None:
-            self.metadata.thing_classes = [x["name"] for x in self.categories]
+            names = self.metadata.thing_classes = [x["name"] for x in self.categories]
+            for dataset in map(MetadataCatalog.get, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
+                if dataset.get("thing_classes") == names and dataset.get("thing_colors"):
+                    self.metadata.thing_colors = dataset.thing_colors
+                    break
         self._augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
     def __call__(
@@ -139,7 +144,8 @@ def read_rgb(image: ImageLike) -> np.ndarray:
     try:
         return detection_utils.read_image(os.fspath(image), "RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"Image {image} cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Image {image} cannot be read: {reason}") from error
 
 
 def checkpoint_of_run(folder: str | os.PathLike) -> Path:

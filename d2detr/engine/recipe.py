@@ -106,7 +106,7 @@ def apply_recipe(
     choose(
         "SOLVER.WARMUP_ITERS",
         min(LONGEST_WARMUP, iterations // 20),
-        "the new class rows start at random: a slow start spares what is trained",
+        "classes that the weights lack start at random: a slow start spares what is trained",
     )
     period = max(1, iterations // 10)
     choose("TEST.EVAL_PERIOD", period, "ten evaluations, of which the best model is kept")

@@ -1,5 +1,15 @@
 from d2detr.visualization.data import draw_data
-from d2detr.visualization.drawing import draw_panoptic, draw_truth_and_predictions
+from d2detr.visualization.drawing import (
+    draw_instances,
+    draw_panoptic,
+    draw_truth_and_predictions,
+)
 from d2detr.visualization.results import draw_results
 
-__all__ = ["draw_data", "draw_panoptic", "draw_results", "draw_truth_and_predictions"]
+__all__ = [
+    "draw_data",
+    "draw_instances",
+    "draw_panoptic",
+    "draw_results",
+    "draw_truth_and_predictions",
+]

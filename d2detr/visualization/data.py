@@ -6,22 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
 from d2detr.data.build import build_dataset_mapper
 from d2detr.data.dataset_mapper import DetrDatasetMapper
 from d2detr.data.loading import load_dataset
 from d2detr.errors import UserError
+from d2detr.visualization.drawing import draw_instances
 from d2detr.visualization.results import make_grid
-
-_MIN_SHORT_SIDE = 256  # labels are unreadable on smaller pictures
 
 
 def draw_data(
@@ -47,7 +42,7 @@ def draw_data(
         UserError: the dataset or an image cannot be read.
     """
     records = load_dataset(dataset_name)
-    names = MetadataCatalog.get(dataset_name).get("thing_classes")
+    metadata = MetadataCatalog.get(dataset_name)
     mapper, image_format = _annotation_mapper(records), "RGB"
     if cfg is not None:
         mapper, image_format = build_dataset_mapper(cfg, is_train=True), cfg.INPUT.FORMAT
@@ -56,7 +51,7 @@ def draw_data(
     chosen = sorted(np.random.permutation(len(records))[:num_images].tolist())
     data = [mapper(records[index]) for index in chosen]
     np.random.set_state(state)
-    pictures = [_draw(item, image_format, names) for item in data]
+    pictures = [_draw(item, image_format, metadata) for item in data]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(make_grid(pictures, columns)).save(output)
 
@@ -71,24 +66,7 @@ def _annotation_mapper(records: list[dict[str, Any]]) -> DetrDatasetMapper:
     )
 
 
-def _draw(item: dict[str, Any], image_format: str, names: list[str] | None) -> np.ndarray:
+def _draw(item: dict[str, Any], image_format: str, metadata: Metadata) -> np.ndarray:
     array = item["image"].permute(1, 2, 0).numpy()
     rgb = convert_image_to_rgb(array, image_format).astype(np.uint8)
-    instances: Instances = item["instances"]
-    labels = instances.gt_classes.tolist()
-    colors = colormap(rgb=True, maximum=1)
-    visualizer = Visualizer(rgb, scale=max(1.0, _MIN_SHORT_SIDE / min(rgb.shape[:2])))
-    visualizer.overlay_instances(
-        boxes=Boxes(instances.gt_boxes.tensor.to(torch.float32)),
-        masks=_masks(instances),
-        labels=[names[label] if names else str(label) for label in labels],
-        assigned_colors=[colors[label % len(colors)] for label in labels],
-    )
-    return visualizer.get_output().get_image()
-
-
-def _masks(instances: Instances) -> np.ndarray | None:
-    if not instances.has("gt_masks"):
-        return None
-    masks = instances.gt_masks
-    return masks.tensor.numpy() if isinstance(masks, BitMasks) else masks
+    return draw_instances(rgb, item["instances"], metadata)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
@@ -30,7 +30,7 @@ def draw_truth_and_predictions(
         truth: ``gt_boxes``, ``gt_classes`` and, to draw them, ``gt_masks``.
         predictions: ``pred_boxes``, ``pred_classes``, ``scores`` and, to draw them,
             ``pred_masks``, in pixels of ``image``.
-        metadata: whose ``thing_classes`` name the classes; without it they are numbered.
+        metadata: see :func:`draw_instances`.
         score_threshold: predictions below it are not drawn.
 
     Returns:
@@ -39,12 +39,7 @@ def draw_truth_and_predictions(
     rgb = _to_rgb(image, image_format)
     truth = truth.to("cpu")
     shown = predictions[predictions.scores >= score_threshold].to("cpu")
-    names = metadata.get("thing_classes") if metadata is not None else None
-    true_masks = truth.gt_masks if truth.has("gt_masks") else None
-    masks = shown.pred_masks.numpy() if shown.has("pred_masks") else None
-    left = _draw(rgb, truth.gt_boxes.tensor, true_masks, truth.gt_classes, None, names)
-    right = _draw(rgb, shown.pred_boxes.tensor, masks, shown.pred_classes, shown.scores, names)
-    return _side_by_side(left, right)
+    return _side_by_side(draw_instances(rgb, truth, metadata), draw_instances(rgb, shown, metadata))
 
 
 def draw_panoptic(
@@ -77,24 +72,40 @@ def draw_panoptic(
     return _side_by_side(*pictures)
 
 
-def _draw(
-    rgb: np.ndarray,
-    boxes: torch.Tensor,
-    masks: np.ndarray | BitMasks | PolygonMasks | None,
-    classes: torch.Tensor,
-    scores: torch.Tensor | None,
-    names: list[str] | None,
+def draw_instances(
+    rgb: np.ndarray, instances: Instances, metadata: Metadata | None = None
 ) -> np.ndarray:
-    labels = [names[i] if names else str(i) for i in classes.tolist()]
-    if scores is not None:
-        labels = [f"{x} {s:.0%}" for x, s in zip(labels, scores.tolist(), strict=True)]
-    colors = colormap(rgb=True, maximum=1)
+    """Draw objects with their classes and scores, all of a class in the same colour.
+
+    Detectron2's own way of drawing predictions takes a random colour for each of them.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        instances: on the CPU, in pixels of ``rgb``: predictions (``pred_boxes``, ``pred_classes``,
+            ``scores`` and, to draw them, ``pred_masks``) or the ground truth (``gt_boxes``,
+            ``gt_classes`` and, to draw them, ``gt_masks``).
+        metadata: its ``thing_classes`` name the classes, which are numbered without them, and its
+            ``thing_colors`` are theirs, which otherwise follow from the numbers.
+
+    Returns:
+        (H', W', 3) uint8 RGB picture; small images are enlarged.
+    """
+    metadata = metadata or Metadata()
+    fields = instances.get_fields()
+    kind = "pred" if "pred_boxes" in fields else "gt"
+    classes = fields[f"{kind}_classes"].tolist()
+    names = metadata.get("thing_classes")
+    labels = [names[i] if names else str(i) for i in classes]
+    if "scores" in fields:
+        scores = fields["scores"].tolist()
+        labels = [f"{x} {score:.0%}" for x, score in zip(labels, scores, strict=True)]
+    colors = np.asarray(metadata.get("thing_colors", colormap(rgb=True))) / 255
     visualizer = Visualizer(rgb, scale=_scale(rgb))
     visualizer.overlay_instances(
-        boxes=boxes,
-        masks=masks,
+        boxes=fields[f"{kind}_boxes"],
+        masks=fields.get(f"{kind}_masks"),
         labels=labels,
-        assigned_colors=[colors[i % len(colors)] for i in classes.tolist()],
+        assigned_colors=[colors[i % len(colors)] for i in classes],
     )
     return visualizer.get_output().get_image()
 

@@ -163,6 +163,15 @@ def test_class_without_objects_in_training(planted):
     assert "star (2 objects)" in str(report)
 
 
+def test_says_what_is_held_out_for_validation(planted):
+    root = planted()
+    assert "it is divided into train and val" in str(check_dataset(str(root)))
+    report = check_dataset(str(root / "annotations" / "instances_train2017.json"))
+    said = "2 of its 10 images were drawn for validation"
+    assert said in str(report)
+    assert said in report.as_dict()["division"]
+
+
 def test_crowded_images(planted):
     report = check_dataset(str(planted()), num_queries=2)
     assert {code for code, _ in found(report)} == {"more_objects_than_queries"}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from PIL import Image
@@ -105,10 +106,11 @@ def test_folder_is_predicted_and_bad_files_are_reported(run, images, tmp_path):
     os.truncate(images / "1.png", 500)
     (images / "notes.txt").write_text("no image")
     predictor = d2detr.Predictor(run, score_threshold=0)
-    files = find_images([str(images)])
+    files = find_images(["/none.jpg", str(images)])
     output = tmp_path / "out"
-    (problem,) = predict_images(predictor, files, output, batch_size=2)
-    assert f"{images / '1.png'} cannot be read" in problem
+    missing, broken = predict_images(predictor, files, output, batch_size=2)
+    assert missing == "Image /none.jpg cannot be read: No such file or directory"
+    assert f"{images / '1.png'} cannot be read" in broken
     assert sorted(x.name for x in output.glob("*.jpg")) == ["0.jpg", "2.jpg"]
     written = json.loads((output / "images.json").read_text())
     assert [os.path.basename(x["file_name"]) for x in written["images"]] == ["0.png", "2.png"]
@@ -129,6 +131,20 @@ def test_pictures_of_equal_names_do_not_overwrite_each_other(run, images, tmp_pa
     files = find_images([str(images)])
     predict_images(d2detr.Predictor(run), files, tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
+
+
+def test_pictures_are_the_same_in_every_run(run, images, tmp_path):
+    predictor = d2detr.Predictor(run, score_threshold=0)
+    for folder in ("a", "b"):
+        predict_images(predictor, [str(images / "0.png")], tmp_path / folder)
+    a, b = (np.asarray(Image.open(tmp_path / folder / "0.jpg")) for folder in ("a", "b"))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_colours_are_those_of_the_dataset(run, forget_datasets):
+    DatasetCatalog.register("nowhere", list)
+    MetadataCatalog.get("nowhere").set(thing_classes=list("abcde"), thing_colors=[[1, 2, 3]] * 5)
+    assert d2detr.Predictor(run).metadata.thing_colors == [[1, 2, 3]] * 5
 
 
 def test_video(run, tmp_path):
@@ -157,6 +173,11 @@ def test_globs_and_single_files(images):
 def test_inputs_that_are_not_there(images, name, message):
     with pytest.raises(UserError, match=message):
         find_images([str(images / name)])
+
+
+def test_root_is_not_listed():
+    with pytest.raises(UserError, match=r"The nearest folder above it that does is /\.$"):
+        find_images(["/none.jpg"])
 
 
 def test_bad_input(run, tmp_path):

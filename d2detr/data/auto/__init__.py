@@ -47,7 +47,7 @@ def register_auto_dataset(
     class_names = _class_names(description["categories"], path)
     names = {split: auto_name(path, split, val_path) for split in description["files"]}
     for split, json_file in description["files"].items():
-        _register(names[split], json_file, class_names)
+        _register(names[split], json_file, class_names, description["said"])
     logger.info(
         f"{path} is a {description['format']} dataset with {len(class_names)} classes; "
         f"{description['said']}."
@@ -75,7 +75,7 @@ def register_auto(name: str) -> None:
         raise UserError(f"Dataset {path} has no {split} split; it has {', '.join(names)}.")
     if name != names[split]:  # a relative path
         metadata = MetadataCatalog.get(names[split])
-        _register(name, metadata.json_file, metadata.thing_classes)
+        _register(name, metadata.json_file, metadata.thing_classes, metadata.division)
 
 
 def auto_name(path: str, split: str, val_path: str | None = None) -> str:
@@ -89,7 +89,7 @@ def _class_names(categories: list[dict], path: str) -> list[str]:
     return [x["name"] for x in sorted(categories, key=lambda x: x["id"])]
 
 
-def _register(name: str, json_file: str, class_names: list[str]) -> None:
+def _register(name: str, json_file: str, class_names: list[str], division: str) -> None:
     if name in DatasetCatalog:
         if MetadataCatalog.get(name).get("json_file") == json_file:
             return
@@ -98,5 +98,9 @@ def _register(name: str, json_file: str, class_names: list[str]) -> None:
         MetadataCatalog.pop(name, None)
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, "", name))
     MetadataCatalog.get(name).set(
-        json_file=json_file, image_root="", evaluator_type="coco", thing_classes=class_names
+        json_file=json_file,
+        image_root="",
+        evaluator_type="coco",
+        thing_classes=class_names,
+        division=division,
     )

@@ -96,12 +96,14 @@ def require_existing(path: str | os.PathLike, what: str) -> Path:
     """Return a path that must exist.
 
     Raises:
-        UserError: it does not; names the nearest folder above it that does.
+        UserError: it does not; names the nearest folder above it that does, and what is in it
+            unless it is the root.
     """
     path = Path(path).expanduser()
     if not path.exists():
         parent = next(x for x in path.absolute().parents if x.exists())
-        inside = ", ".join(sorted(x.name for x in parent.iterdir())[:8]) if parent.is_dir() else ""
+        is_telling = parent.is_dir() and parent != parent.parent
+        inside = ", ".join(sorted(x.name for x in parent.iterdir())[:8]) if is_telling else ""
         holds = f", which holds {inside}" if inside else ""
         raise UserError(
             f"{what} {path} does not exist. The nearest folder above it that does is "
