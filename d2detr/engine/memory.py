@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from torch import Tensor
+
+from d2detr.analysis import bytes_kept_for_backward, synthetic_inputs
 
 # The share of the free memory to use: the rest is for the data loaders, and for what operators
 # need while they run.
@@ -53,34 +53,14 @@ def free_memory(device: str) -> int:
 
 def _training_bytes(cfg: CfgNode) -> tuple[int, int]:
     """Return the bytes that one image keeps for the backward pass, and those of the weights."""
-    model = build_model(cfg).train()
-    own = {x.untyped_storage().data_ptr() for x in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    device = torch.device(cfg.MODEL.DEVICE)
-    dtype = torch.bfloat16 if device.type == "cpu" else torch.float16
-    with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
-        torch.autocast(device.type, dtype=dtype, enabled=cfg.SOLVER.AMP.ENABLED),
-    ):
-        losses = model([_largest_image(cfg)])
-    del losses  # which held the tensors, so that no two could share an address
+    model = build_model(cfg)
+    inputs = synthetic_inputs(_largest_size(cfg))
+    kept = bytes_kept_for_backward(model, inputs, amp=cfg.SOLVER.AMP.ENABLED)
     weights = sum(x.untyped_storage().nbytes() for x in model.parameters())
-    return sum(kept.values()), weights
+    return kept[""], weights
 
 
-def _largest_image(cfg: CfgNode) -> dict:
+def _largest_size(cfg: CfgNode) -> tuple[int, int]:
     short_sides = cfg.INPUT.MIN_SIZE_TRAIN
     height = short_sides if isinstance(short_sides, int) else max(short_sides)
-    width = max(height, min(cfg.INPUT.MAX_SIZE_TRAIN, int(height * 5 / 3)))
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor([[0.0, 0.0, width / 2, height / 2]]))
-    instances.gt_classes = torch.zeros(1, dtype=torch.int64)
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
-    return {"image": image, "height": height, "width": width, "instances": instances}
+    return height, max(height, min(cfg.INPUT.MAX_SIZE_TRAIN, int(height * 5 / 3)))
