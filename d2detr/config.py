@@ -22,9 +22,9 @@ def add_detr_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone, relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16". A CPU
-    # trains in bfloat16.
-    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16"; "" is
+    # float16 on a GPU and bfloat16, which is the fast one, on a CPU.
+    cfg.SOLVER.AMP.DTYPE = ""
     # Work off each batch of IMS_PER_BATCH in this many parts, one after the other, to save memory.
     # The losses, the clipping and the schedule are those of the whole batch.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
@@ -35,8 +35,8 @@ def add_detr_config(cfg: CN) -> None:
     # values. Files of tensors, safetensors and Detectron2's .pkl files never need it.
     cfg.MODEL.WEIGHTS_TRUSTED = False
 
-    # Compile backbone and transformer with torch.compile. Each takes a minute or more once in
-    # training and once in inference; new image sizes take none.
+    # Compile backbone and transformer with torch.compile: once for training and once for inference,
+    # a minute or more each, for all image sizes. On a CPU nothing is gained (docs/performance.md).
     cfg.MODEL.COMPILE = False
 
     cfg.MODEL.DETR = CN()

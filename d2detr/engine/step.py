@@ -40,7 +40,10 @@ class TrainingStep:
         self.num_parts = num_parts
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(device, dtype=amp_dtype, enabled=amp_dtype is not None)
-        self.grad_scaler = torch.amp.GradScaler(device, enabled=amp_dtype == torch.float16)
+        # From torch's 65536 the scale would have to halve a few times, and skip an update each.
+        self.grad_scaler = torch.amp.GradScaler(
+            device, init_scale=256.0, enabled=amp_dtype == torch.float16
+        )
 
     @classmethod
     def from_config(
@@ -52,16 +55,14 @@ class TrainingStep:
             UserError: one of them makes no sense.
         """
         amp, num_parts = cfg.SOLVER.AMP, cfg.SOLVER.ACCUMULATE_STEPS
-        if amp.DTYPE not in _AMP_DTYPES:
-            raise UserError(
-                f"SOLVER.AMP.DTYPE is {amp.DTYPE!r}; choose from {sorted(_AMP_DTYPES)}."
-            )
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        name = amp.DTYPE or ("bfloat16" if on_cpu else "float16")
+        if name not in _AMP_DTYPES:
+            raise UserError(f"SOLVER.AMP.DTYPE is {name!r}; choose from {sorted(_AMP_DTYPES)}.")
         if num_parts < 1:
             raise UserError(f"SOLVER.ACCUMULATE_STEPS is {num_parts}, but must be at least 1.")
-        dtype = _AMP_DTYPES[amp.DTYPE]
-        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-            dtype = torch.bfloat16  # a CPU is fast in no other
-        return cls(model, optimizer, amp_dtype=dtype if amp.ENABLED else None, num_parts=num_parts)
+        dtype = _AMP_DTYPES[name] if amp.ENABLED else None
+        return cls(model, optimizer, amp_dtype=dtype, num_parts=num_parts)
 
     def compute_gradients(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Replace the gradients by those of a batch.

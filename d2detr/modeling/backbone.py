@@ -33,7 +33,8 @@ class PatchStem(CNNBlockBase):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return F.relu_(self.conv(F.pad(x, (0, -width % 4, 0, -height % 4))))
+        # Not -width % 4: torch.compile does not know the remainder of a negative number.
+        return F.relu_(self.conv(F.pad(x, (0, (4 - width % 4) % 4, 0, (4 - height % 4) % 4))))
 
 
 @BACKBONE_REGISTRY.register()

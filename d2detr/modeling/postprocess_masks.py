@@ -18,7 +18,7 @@ from d2detr.modeling.targets import join_masks
 # Masks are predicted and upsampled a few at a time, so that their number does not decide the
 # memory that inference needs. Cells are those of the finest feature (32 or more channels).
 _CELLS_PER_PASS = 2**20
-_PIXELS_PER_PASS = 2**24
+_PIXELS_PER_PASS = 2**22
 
 Size = tuple[int, int]
 
@@ -263,5 +263,7 @@ def _upsample(
 
 
 def _resize_nearest(ids: np.ndarray, size: Size) -> np.ndarray:
+    if ids.shape == tuple(size):
+        return ids
     # Pillow takes the pixel at the centre and torch the one at the corner; this one is Pillow's.
     return np.asarray(Image.fromarray(ids).resize((size[1], size[0]), Image.NEAREST)).copy()

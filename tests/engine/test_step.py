@@ -43,6 +43,30 @@ def test_losses_of_a_batch_of_its_own_are_unaffected_afterwards(tiny_cfg):
     torch.testing.assert_close(model(batch[:1]), before)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("masks", [False, True])
+def test_mixed_precision_follows_float32(request, dtype, masks):
+    cfg = request.getfixturevalue("tiny_mask_cfg" if masks else "tiny_cfg")
+    totals = []
+    for amp_dtype in (None, dtype):
+        torch.manual_seed(0)
+        model = build_model(cfg)
+        step = TrainingStep(model, build_optimizer(cfg, model), amp_dtype=amp_dtype)
+        totals.append([])
+        for iteration in range(20):
+            batch = [
+                make_input(64, 48 + 16 * i, i + 1, seed=(iteration + i) % 8, masks=masks)
+                for i in range(3)
+            ]
+            totals[-1].append(sum(step.compute_gradients(batch).values()).item())
+            step.update()
+    full, mixed = totals
+    assert full[-1] < full[0]
+    assert mixed != full
+    assert sum(mixed) == pytest.approx(sum(full), rel=0.01)
+    assert mixed == pytest.approx(full, rel=0.05)
+
+
 class MeanModel(nn.Module):
     """Its loss is a mean over images, as of most models."""
 

@@ -1,6 +1,7 @@
 """Detectron2's expectations of a model, and DETR's own promises."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -350,3 +351,40 @@ def test_unknown_part_to_recompute(tiny_cfg):
     tiny_cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = ("neck",)
     with pytest.raises(UserError, match="ACTIVATION_CHECKPOINTING names 'neck'.*'encoder'"):
         build_model(tiny_cfg)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_detects_in_mixed_precision(model, dtype):
+    inputs = [make_input(64, 48), make_input(48, 64)]
+    model.eval()
+    expected = model(inputs)
+    with torch.autocast("cpu", dtype):
+        results = model(inputs)
+    for result, other in zip(results, expected, strict=True):
+        result, other = result["instances"], other["instances"]
+        torch.testing.assert_close(result.scores, other.scores, rtol=0, atol=0.02)
+        boxes, expected_boxes = result.pred_boxes.tensor, other.pred_boxes.tensor
+        torch.testing.assert_close(boxes.float(), expected_boxes, rtol=0, atol=1.0)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_model_gives_the_same_at_every_size_without_compiling_again(tiny_cfg):
+    tiny_cfg.MODEL.DETR.ENC_LAYERS = tiny_cfg.MODEL.DETR.DEC_LAYERS = 1
+    results = []
+    for compiled in (False, True):
+        tiny_cfg.MODEL.COMPILE = compiled
+        torch.manual_seed(0)
+        model = build_model(tiny_cfg)
+        losses = model([make_input(112, 96, 2), make_input(96, 112, 1)])
+        sum(losses.values()).backward()
+        gradients = [x.grad for x in model.parameters()]
+        num_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        model.eval()
+        detections = []
+        for height, width in ((112, 96), (96, 128), (160, 128)):
+            result = model([make_input(height, width)])[0]["instances"]
+            detections.append([result.scores, result.pred_boxes.tensor])
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"] - num_graphs
+        results.append([losses, gradients, detections])
+    torch.testing.assert_close(results[1], results[0], rtol=1e-3, atol=1e-4)
+    assert graphs == 2  # backbone and transformer
