@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from d2detr.benchmark.counts import count
 from d2detr.benchmark.measure import (
     Step,
     Timing,
@@ -51,7 +52,13 @@ TASKS = {
 
 
 def run_benchmark(
-    name: str, workload: Workload, *, compare: str = "", rounds: int = 10, warmup: int = 2
+    name: str,
+    workload: Workload,
+    *,
+    compare: str = "",
+    rounds: int = 10,
+    warmup: int = 2,
+    with_memory: bool = True,
 ) -> dict[str, Any]:
     """Measure a task, and a peer in turn with it.
 
@@ -61,16 +68,21 @@ def run_benchmark(
         compare: a peer of the task, or "" for none.
         rounds: timed steps of each.
         warmup: untimed steps of each.
+        with_memory: measure that too, in one more process for each.
 
     Returns:
         A description that JSON can hold: the machine, the workload and, of every contender, the
-        seconds and images per second of a step, memory in MiB and the first step's result.
+        seconds and images per second of a step, memory in MiB, the first step's result and what a
+        step counts (not of compiled models).
     """
     task = TASKS[name]
     builders = {OURS: task.ours} | ({compare: task.peers[compare]} if compare else {})
-    memory = {key: measure_memory(build, workload) for key, build in builders.items()}
+    memory = {}
+    if with_memory:
+        memory = {key: measure_memory(build, workload) for key, build in builders.items()}
     steps = {key: build(workload) for key, build in builders.items()}
     first = {key: _as_float(step()) for key, step in steps.items()}
+    counts = {key: asdict(count(step)) for key, step in steps.items() if not workload.compile}
     seconds = alternate(steps, rounds=rounds, warmup=warmup, device=workload.device)
     report = {
         "task": name,
@@ -81,15 +93,15 @@ def run_benchmark(
             key: {
                 "seconds": asdict(Timing.of(values)),
                 "images_per_second": workload.batch / Timing.of(values).median,
-                "memory_mib": asdict(memory[key]),
                 "first_result": first[key],
+                "counts": counts.get(key),
+                **({"memory_mib": asdict(memory[key])} if with_memory else {}),
             }
             for key, values in seconds.items()
         },
     }
     if compare:
         report["speed_ratio"] = asdict(ratio(seconds[OURS], seconds[compare]))
-        report["memory_ratio"] = memory[OURS].peak / memory[compare].peak
     return report
 
 
@@ -98,29 +110,33 @@ def _as_float(result: Any) -> float | None:
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """A table for people."""
-    machine, workload = report["machine"], report["workload"]
+    """Describe a report of :func:`run_benchmark` for people."""
+    machine = report["machine"]
+    settings = ", ".join(f"{key} {value}" for key, value in report["workload"].items() if value)
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
-        f"{report['task']}: {workload}",
+        f"{report['task']}: {settings}",
         f"on {machine['gpu'] or machine['processor']}, {machine['threads']} threads; {versions}",
-        f"{'':12} {'median':>10} {'quartiles':>19} {'images/s':>9} {'MiB':>9} {'grown':>7}  mean",
+        f"{'':12} median ms  quartiles ms       images/s   peak MiB (grown by)  operators  mean",
     ]
     for name, x in report["contenders"].items():
-        time, memory = x["seconds"], x["memory_mib"]
-        peak, before = memory["device_peak"], 0.0
-        if peak is None:
-            peak, before = memory["peak"], memory["before"]
+        time = {key: 1e3 * value for key, value in x["seconds"].items()}
         lines.append(
-            f"{name:12} {1e3 * time['median']:7.1f} ms "
-            f"{1e3 * time['low']:7.1f} - {1e3 * time['high']:6.1f} ms "
-            f"{x['images_per_second']:9.2f} {peak:9.0f} {peak - before:7.0f}  "
-            f"{x['first_result']:.6g}"
+            f"{name:12} {time['median']:9.2f}  {time['low']:.2f} - {time['high']:.2f}".ljust(43)
+            + f"{x['images_per_second']:9.2f}   {_format_memory(x.get('memory_mib')):19}  "
+            + f"{x['counts']['operators'] if x['counts'] else '-':>9}  {x['first_result']:.6g}"
         )
     if "speed_ratio" in report:
         x = report["speed_ratio"]
         lines.append(
-            f"{OURS} is {x['median']:.2f} times as fast ({x['low']:.2f} - {x['high']:.2f}) and "
-            f"takes {report['memory_ratio']:.2f} times the memory."
+            f"d2detr is {x['median']:.2f} ({x['low']:.2f} - {x['high']:.2f}) times as fast."
         )
     return "\n".join(lines)
+
+
+def _format_memory(memory: dict[str, float] | None) -> str:
+    if memory is None:
+        return "-"
+    if memory["device_peak"] is not None:
+        return f"{memory['device_peak']:.0f} of the GPU"
+    return f"{memory['peak']:.0f} ({memory['peak'] - memory['before']:.0f})"

@@ -68,7 +68,8 @@ class Workload:
 
     def description(self) -> dict[str, Any]:
         """The settings, as JSON can hold them."""
-        return {x.name: getattr(self, x.name) for x in fields(self) if x.name != "cfg"}
+        values = {x.name: getattr(self, x.name) for x in fields(self) if x.name != "cfg"}
+        return {key: list(x) if isinstance(x, tuple) else x for key, x in values.items()}
 
     def autocast(self) -> torch.autocast:
         dtype = AMP[self.amp]

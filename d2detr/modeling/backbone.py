@@ -10,6 +10,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet, build_backb
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
+from d2detr.layers import fold_frozen_norms, fuse_bottlenecks
+
 
 def build_detr_backbone(cfg: CfgNode) -> Backbone:
     """Build the backbone that ``cfg.MODEL.BACKBONE.NAME`` names.
@@ -22,6 +24,15 @@ def build_detr_backbone(cfg: CfgNode) -> Backbone:
         first_conv = backbone.res5[0].conv2
         first_conv.dilation = first_conv.padding = (1, 1)
     return backbone
+
+
+def speed_up(backbone: Backbone) -> Backbone:
+    """Make a backbone faster in place; its parameters, state dict and results stay the same."""
+    fold_frozen_norms(backbone)
+    if isinstance(backbone, ResNet):
+        fuse_bottlenecks(backbone)
+    # Convolutions, which are most of the work, are faster with channels last.
+    return backbone.to(memory_format=torch.channels_last)
 
 
 class PatchStem(CNNBlockBase):

@@ -7,27 +7,21 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import CNNBlockBase
-from detectron2.modeling import META_ARCH_REGISTRY, Backbone, ResNet
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
 from d2detr.checkpoint import LoadsDetrWeights
-from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
-from d2detr.layers import (
-    build_position_encoding,
-    fold_frozen_norms,
-    fuse_bottlenecks,
-    recompute_activations,
-)
-from d2detr.modeling.backbone import build_detr_backbone, feature_padding_mask
-from d2detr.modeling.criterion import Divisor, SetCriterion, build_criterion
+from d2detr.layers import recompute_activations
+from d2detr.modeling.backbone import feature_padding_mask, speed_up
+from d2detr.modeling.criterion import Divisor, SetCriterion
+from d2detr.modeling.from_config import detr_from_config
 from d2detr.modeling.heads import PredictionHeads
 from d2detr.modeling.mask_head import MaskHead, MaskInputs
 from d2detr.modeling.postprocess import postprocess_boxes
 from d2detr.modeling.postprocess_masks import Segmenter
-from d2detr.modeling.segmentation import segmentation_from_config
 from d2detr.modeling.targets import Targets
 from d2detr.modeling.transformer import Transformer
 
@@ -119,11 +113,7 @@ class DETR(LoadsDetrWeights):
                 f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone gives "
                 f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
             )
-        fold_frozen_norms(backbone)
-        if isinstance(backbone, ResNet):
-            fuse_bottlenecks(backbone)
-        # Convolutions are faster with channels last; convolutions are most of the work.
-        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.backbone = speed_up(backbone)
         self.in_feature = in_feature
         self.position_encoding = position_encoding
         self.input_proj = nn.Conv2d(features[in_feature].channels, transformer.embed_dim, 1)
@@ -163,39 +153,7 @@ class DETR(LoadsDetrWeights):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        detr = cfg.MODEL.DETR
-        num_classes = resolve_num_classes(cfg)
-        backbone = build_detr_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "in_feature": detr.IN_FEATURE,
-            "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
-            "transformer": Transformer(
-                embed_dim=detr.HIDDEN_DIM,
-                num_heads=detr.NHEADS,
-                num_encoder_layers=detr.ENC_LAYERS,
-                num_decoder_layers=detr.DEC_LAYERS,
-                num_queries=detr.NUM_OBJECT_QUERIES,
-                feedforward_dim=detr.DIM_FEEDFORWARD,
-                dropout=detr.DROPOUT,
-                pre_norm=detr.PRE_NORM,
-            ),
-            "num_classes": num_classes,
-            "criterion": build_criterion(cfg, num_classes),
-            **segmentation_from_config(cfg, backbone, num_classes),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
-            "deep_supervision": detr.DEEP_SUPERVISION,
-            "score_threshold": detr.TEST.SCORE_THRESHOLD,
-            "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
-            "vis_period": cfg.VIS_PERIOD,
-            "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
-            "class_names": resolve_class_names(cfg, num_classes),
-            "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
-            "activation_checkpointing": detr.ACTIVATION_CHECKPOINTING,
-            "compile": cfg.MODEL.COMPILE,
-        }
+        return detr_from_config(cfg)
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""What a config says about masks."""
+"""From a config to DETR's constructor arguments."""
 
 from collections.abc import Collection
 from typing import Any
@@ -7,13 +7,59 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
+from d2detr.data import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
+from d2detr.layers import build_position_encoding
+from d2detr.modeling.backbone import build_detr_backbone
+from d2detr.modeling.criterion import build_criterion
 from d2detr.modeling.mask_head import MaskHead
 from d2detr.modeling.postprocess_masks import Segmenter
+from d2detr.modeling.transformer import Transformer
 
 
-def segmentation_from_config(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[str, Any]:
-    """Return DETR's constructor arguments about masks.
+def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments of :class:`d2detr.modeling.DETR` for a config with DETR's keys.
+
+    Raises:
+        UserError: settings do not fit together, or metadata is missing.
+    """
+    detr = cfg.MODEL.DETR
+    num_classes = resolve_num_classes(cfg)
+    backbone = build_detr_backbone(cfg)
+    return {
+        "backbone": backbone,
+        "in_feature": detr.IN_FEATURE,
+        "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
+        "transformer": Transformer(
+            embed_dim=detr.HIDDEN_DIM,
+            num_heads=detr.NHEADS,
+            num_encoder_layers=detr.ENC_LAYERS,
+            num_decoder_layers=detr.DEC_LAYERS,
+            num_queries=detr.NUM_OBJECT_QUERIES,
+            feedforward_dim=detr.DIM_FEEDFORWARD,
+            dropout=detr.DROPOUT,
+            pre_norm=detr.PRE_NORM,
+        ),
+        "num_classes": num_classes,
+        "criterion": build_criterion(cfg, num_classes),
+        **_segmentation(cfg, backbone, num_classes),
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "input_format": cfg.INPUT.FORMAT,
+        "deep_supervision": detr.DEEP_SUPERVISION,
+        "score_threshold": detr.TEST.SCORE_THRESHOLD,
+        "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
+        "vis_period": cfg.VIS_PERIOD,
+        "dataset_name": next(iter(cfg.DATASETS.TRAIN), None),
+        "class_names": resolve_class_names(cfg, num_classes),
+        "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
+        "activation_checkpointing": detr.ACTIVATION_CHECKPOINTING,
+        "compile": cfg.MODEL.COMPILE,
+    }
+
+
+def _segmentation(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[str, Any]:
+    """Arguments about masks.
 
     Args:
         cfg: a config with DETR's keys.
