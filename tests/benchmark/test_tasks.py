@@ -11,7 +11,7 @@ SMALL = ("MODEL.DEVICE", "cpu", "MODEL.DETR.DROPOUT", "0.0")
 @pytest.fixture(autouse=True)
 def transformers():
     pytest.importorskip("timm")
-    return pytest.importorskip("transformers")
+    return pytest.importorskip("transformers", minversion="5.0")
 
 
 @pytest.mark.parametrize("config", ["detr_r50.yaml", "detr_panoptic_r50.yaml"])
