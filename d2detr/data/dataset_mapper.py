@@ -189,7 +189,9 @@ def _read_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
 
 
 def _draw_masks(
-    masks: np.ndarray, segmentations: list[list | dict | np.ndarray | Segment], transforms: Transform
+    masks: np.ndarray,
+    segmentations: list[list | dict | np.ndarray | Segment],
+    transforms: Transform,
 ) -> None:
     """Fill empty masks (N, H, W) from polygons, RLE, bitmaps or segments of the input."""
     segment_maps: dict[int, np.ndarray] = {}  # transformed, once for all segments of an image
