@@ -29,6 +29,9 @@ def add_detr_config(cfg: CN) -> None:
     # The losses, the clipping and the schedule are those of the whole batch.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
 
+    # Images that each process evaluates at a time. Padding changes detections a little, see
+    # docs/padding.md.
+    cfg.TEST.IMS_PER_BATCH = 1
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
     # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
