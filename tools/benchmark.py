@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--config-file", default="configs/detr_r50.yaml")
-    parser.add_argument("--compare", default="", help="a peer: huggingface")
+    parser.add_argument("--compare", default="", help="a peer: huggingface, pycocotools")
     parser.add_argument("--batch", type=int, default=1, help="images per step")
     parser.add_argument("--size", type=parse_size, default=(800, 1066), help="HEIGHTxWIDTH")
     parser.add_argument("--objects", type=int, default=7, help="per image")

@@ -1,5 +1,6 @@
 """Timing contenders side by side, and the memory of each in a process of its own."""
 
+import gc
 import platform
 import resource
 import statistics
@@ -78,6 +79,7 @@ def alternate(
     names = list(steps)
     for _ in range(rounds):
         for name in names:
+            gc.collect()  # what the last one left
             _synchronize(device)
             start = time.perf_counter()
             steps[name]()

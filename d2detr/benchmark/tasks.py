@@ -5,6 +5,8 @@ from typing import Any
 import torch
 
 from d2detr.benchmark.counts import count
+from d2detr.benchmark.data import describe_padding, our_mapping, peer_mapping
+from d2detr.benchmark.evaluation import our_evaluation, peer_evaluation
 from d2detr.benchmark.measure import (
     Step,
     Timing,
@@ -37,10 +39,12 @@ class Task:
     Attributes:
         ours: builds our step.
         peers: build the same step of others, by name.
+        describe: what else is worth to know of the work, for the report.
     """
 
     ours: Callable[[Workload], Step]
     peers: dict[str, Callable[[Workload], Step]]
+    describe: Callable[[Workload], dict[str, Any]] = lambda workload: {}
 
 
 TASKS = {
@@ -48,6 +52,8 @@ TASKS = {
     "eval": Task(our_inference, {"huggingface": peer_inference}),
     "criterion": Task(our_losses, {"huggingface": peer_losses}),
     "postprocess": Task(our_postprocessing, {"huggingface": peer_postprocessing}),
+    "data": Task(our_mapping, {"huggingface": peer_mapping}, describe_padding),
+    "evaluate": Task(our_evaluation, {"pycocotools": peer_evaluation}),
 }
 
 
@@ -87,7 +93,7 @@ def run_benchmark(
     report = {
         "task": name,
         "machine": describe_machine(workload.device),
-        "workload": workload.description(),
+        "workload": workload.description() | task.describe(workload),
         "rounds": rounds,
         "contenders": {
             key: {
@@ -112,7 +118,9 @@ def _as_float(result: Any) -> float | None:
 def format_report(report: dict[str, Any]) -> str:
     """Describe a report of :func:`run_benchmark` for people."""
     machine = report["machine"]
-    settings = ", ".join(f"{key} {value}" for key, value in report["workload"].items() if value)
+    settings = ", ".join(
+        f"{key} {value}" for key, value in report["workload"].items() if value not in ("", [])
+    )
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
         f"{report['task']}: {settings}",

@@ -1,7 +1,6 @@
 """What the contenders are given: a config, images and their objects."""
 
 from dataclasses import dataclass, field, fields
-from itertools import islice
 from typing import Any
 
 import torch
@@ -113,11 +112,16 @@ class Workload:
             batch.append({"image": x["image"], "instances": instances})
         return batch
 
+    def load_dataset(self, default: str = "") -> list[dict[str, Any]]:
+        """The records of ``dataset`` or, if none is given, of another registered one."""
+        name = self.dataset or default
+        if name not in DatasetCatalog.list():
+            raise UserError(f"--dataset {name} is not registered.")
+        return DatasetCatalog.get(name)
+
     def _dataset_images(self, count: int) -> list[dict[str, Any]]:
-        if self.dataset not in DatasetCatalog.list():
-            raise UserError(f"--dataset {self.dataset} is not registered.")
         mapper = build_dataset_mapper(self.cfg, is_train=False)
-        return [mapper(x) for x in islice(DatasetCatalog.get(self.dataset), count)]
+        return [mapper(x) for x in self.load_dataset()[:count]]
 
 
 def _filled_boxes(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -14,7 +14,7 @@ from d2detr.data.classes import (
     write_categories,
 )
 from d2detr.data.dataset_mapper import DetrDatasetMapper, annotations_to_instances
-from d2detr.data.loader import ResumableTrainLoader
+from d2detr.data.loader import ResumableTrainLoader, in_batches
 from d2detr.data.shapes_dataset import ShapesSplit, register_shapes, register_shapes_split
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_annotations",
     "check_datasets",
     "check_num_classes",
+    "in_batches",
     "register_auto_dataset",
     "register_shapes",
     "register_shapes_split",

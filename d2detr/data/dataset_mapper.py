@@ -11,12 +11,12 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, polygons_to_bitmask
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
 from fvcore.transforms.transform import Transform
 from PIL import Image
 
 from d2detr.data.augmentation import build_augmentation
-from d2detr.data.panoptic import panoptic_annotations
+from d2detr.data.panoptic import Segment, panoptic_annotations
 from d2detr.errors import UserError
 
 
@@ -147,8 +147,7 @@ def annotations_to_instances(
     if with_masks:
         # NumPy, because torch fills large tensors with threads, which workers compete for.
         masks = np.zeros((len(annotations), *image_size), dtype=bool)
-        for mask, annotation in zip(masks, annotations, strict=True):
-            mask[:] = _transform_segmentation(annotation["segmentation"], transforms, image_size)
+        _draw_masks(masks, [annotation["segmentation"] for annotation in annotations], transforms)
         instances.gt_masks = BitMasks(torch.from_numpy(masks))
     return instances
 
@@ -189,20 +188,37 @@ def _read_image(dataset_dict: dict[str, Any], image_format: str) -> np.ndarray:
     return image
 
 
-def _transform_segmentation(
-    segmentation: list | dict | np.ndarray, transforms: Transform, image_size: tuple[int, int]
-) -> np.ndarray:
-    """Return a mask (H, W) of zeros and ones, from polygons, RLE or a bitmap of the input."""
-    height, width = image_size
-    if isinstance(segmentation, list):
-        # Points may fall outside: rasterising cuts them off, so that a crop needs no clipping.
-        polygons = [
-            transforms.apply_coords(np.array(polygon, dtype=np.float64).reshape(-1, 2)).reshape(-1)
-            for polygon in segmentation
-        ]
-        return polygons_to_bitmask(polygons, height, width)
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
-        segmentation = mask_util.decode(segmentation)
-    return transforms.apply_segmentation(np.asarray(segmentation, dtype=np.uint8))
+def _draw_masks(
+    masks: np.ndarray,
+    segmentations: list[list | dict | np.ndarray | Segment],
+    transforms: Transform,
+) -> None:
+    """Fill empty masks (N, H, W) from polygons, RLE, bitmaps or segments of the input."""
+    segment_maps: dict[int, np.ndarray] = {}  # transformed, once for all segments of an image
+    for mask, segmentation in zip(masks, segmentations, strict=True):
+        if isinstance(segmentation, list):
+            _draw_polygons(mask, segmentation, transforms)
+        elif isinstance(segmentation, Segment):
+            key = id(segmentation.labels)
+            if key not in segment_maps:
+                segment_maps[key] = transforms.apply_segmentation(segmentation.labels)
+            np.equal(segment_maps[key], segmentation.number, out=mask)
+        else:
+            if isinstance(segmentation, dict):
+                if isinstance(segmentation["counts"], list):
+                    segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+                segmentation = mask_util.decode(segmentation)
+            mask[:] = transforms.apply_segmentation(np.asarray(segmentation, dtype=np.uint8))
+
+
+def _draw_polygons(mask: np.ndarray, polygons: list, transforms: Transform) -> None:
+    # Points may fall outside: rasterising cuts them off, so that a crop needs no clipping.
+    polygons = [
+        transforms.apply_coords(np.array(polygon, dtype=np.float64).reshape(-1, 2)).reshape(-1)
+        for polygon in polygons
+    ]
+    if polygons:  # which frPyObjects needs
+        rle = mask_util.merge(mask_util.frPyObjects(polygons, *mask.shape))
+        x, y, width, height = mask_util.toBbox(rle).astype(int)
+        box = slice(y, y + height), slice(x, x + width)
+        mask[box] = mask_util.decode(rle)[box]  # the rest is empty, and transposing it takes long

@@ -6,7 +6,9 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.utils import comm
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+
+from d2detr.errors import UserError
 
 
 class ResumableTrainLoader:
@@ -50,3 +52,24 @@ class _Skip(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         return islice(iter(self._sampler), self._count, None)
+
+
+def in_batches(loader: DataLoader, batch_size: int) -> DataLoader:
+    """Detectron2's test loader with another batch size, which 0.6 fixes at one image.
+
+    Args:
+        loader: whose dataset, sampler, workers and collation are kept.
+        batch_size: images at a time; the last batch may have fewer.
+
+    Raises:
+        UserError: the size is not positive.
+    """
+    if batch_size < 1:
+        raise UserError(f"TEST.IMS_PER_BATCH is {batch_size}; it must be at least 1.")
+    return DataLoader(
+        loader.dataset,
+        batch_size=batch_size,
+        sampler=loader.sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )

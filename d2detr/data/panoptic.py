@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import Metadata
@@ -16,6 +16,13 @@ from d2detr.errors import UserError
 
 # Images per dataset whose segments are compared with their PNG before training.
 NUM_COMPARED = 200
+
+
+class Segment(NamedTuple):
+    """A mask: where a map (H, W) uint8, which segments of an image share, has this number."""
+
+    labels: np.ndarray
+    number: int
 
 
 def read_segment_ids(file_name: str) -> np.ndarray:
@@ -46,7 +53,7 @@ def panoptic_annotations(
     Args:
         record: one image in Detectron2's panoptic format.
         image_size: (height, width) of the image.
-        with_masks: whether to give bitmaps as "segmentation".
+        with_masks: whether to give a :class:`Segment` as "segmentation".
 
     Returns:
         One annotation per segment that is not a crowd, in Detectron2's dataset format.
@@ -62,7 +69,7 @@ def panoptic_annotations(
             f"Panoptic PNG {file_name} is {ids.shape[1]} x {ids.shape[0]} pixels, but its image "
             f"{record['file_name']} is {image_size[1]} x {image_size[0]}."
         )
-    known = np.array([0, *(segment["id"] for segment in segments)])
+    known = np.array([0, *(segment["id"] for segment in segments)], dtype=ids.dtype)
     order = np.argsort(known, kind="stable")
     position = np.searchsorted(known[order], ids).clip(max=len(known) - 1)
     labels = order[position]  # 0 for void, i + 1 for segment i
@@ -74,6 +81,7 @@ def panoptic_annotations(
         )
     boxes = find_objects(labels, max_label=len(segments))
     annotations = []
+    shared = labels.astype(np.uint8) if len(segments) < 256 else None
     for number, (segment, box) in enumerate(zip(segments, boxes, strict=True), start=1):
         if box is None:
             raise UserError(
@@ -89,7 +97,11 @@ def panoptic_annotations(
             "bbox_mode": BoxMode.XYXY_ABS,
         }
         if with_masks:
-            annotation["segmentation"] = (labels == number).astype(np.uint8)
+            annotation["segmentation"] = (
+                Segment((labels == number).astype(np.uint8), 1)
+                if shared is None
+                else Segment(shared, number)
+            )
         annotations.append(annotation)
     return annotations
 

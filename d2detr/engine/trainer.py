@@ -13,7 +13,13 @@ from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
 from d2detr.checkpoint import check_frozen_weights, fetch_weights, load_frozen_weights
-from d2detr.data import ResumableTrainLoader, build_dataset_mapper, check_datasets, write_categories
+from d2detr.data import (
+    ResumableTrainLoader,
+    build_dataset_mapper,
+    check_datasets,
+    in_batches,
+    write_categories,
+)
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
@@ -102,7 +108,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
         mapper = build_dataset_mapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return in_batches(loader, cfg.TEST.IMS_PER_BATCH)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

@@ -4,7 +4,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
-    COCOEvaluator,
     COCOPanopticEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
@@ -12,6 +11,7 @@ from detectron2.evaluation import (
 )
 
 from d2detr.errors import UserError
+from d2detr.evaluation.coco import FastCOCOEvaluator
 from d2detr.evaluation.panoptic_evaluation import PanopticEvaluator
 from d2detr.evaluation.pascal_voc import build_voc_evaluator
 from d2detr.evaluation.things import ThingsEvaluator
@@ -40,7 +40,7 @@ def _build_panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluato
 
 
 _EVALUATORS = {
-    "coco": lambda cfg, name, output_dir: COCOEvaluator(name, output_dir=output_dir),
+    "coco": lambda cfg, name, output_dir: FastCOCOEvaluator(name, output_dir=output_dir),
     "coco_panoptic_seg": _build_panoptic,
     "lvis": lambda cfg, name, output_dir: LVISEvaluator(name, output_dir=output_dir),
     "pascal_voc": lambda cfg, name, output_dir: build_voc_evaluator(name, output_dir),

@@ -1,10 +1,11 @@
 from typing import Any
 
-from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 
+from d2detr.evaluation.coco import FastCOCOEvaluator
 
-class ThingsEvaluator(COCOEvaluator):
+
+class ThingsEvaluator(FastCOCOEvaluator):
     """Box and mask AP of the things of a panoptic dataset.
 
     Its metadata names stuff too, which the instance annotations do not have and COCOEvaluator

@@ -4,6 +4,7 @@ from detectron2.data import transforms as T
 from fvcore.transforms.transform import CropTransform, HFlipTransform, VFlipTransform
 
 from d2detr.data import ResizeShortSide, build_augmentation, short_side_shape
+from d2detr.data.augmentation import FastResizeTransform
 from d2detr.errors import UserError
 
 ORIGINAL_SIZES = tuple(range(480, 801, 32))
@@ -55,6 +56,41 @@ def test_resize_range_includes_both_ends():
     assert {shape for shape, _ in draws} == {(20, 20), (21, 21), (22, 22)}
 
 
+@pytest.mark.parametrize("flipped_axes", [(), (1,), (0, 2)])
+@pytest.mark.parametrize("shape", [(30, 40, 3), (30, 40, 1), (30, 40)])
+def test_resizing_gives_what_detectron2_gives(shape, flipped_axes):
+    axes = [axis for axis in flipped_axes if axis < len(shape)]
+    image = np.flip(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8), axes)
+    for size in ((45, 60), (99, 132), (18, 24)):
+        ours = FastResizeTransform(*shape[:2], *size).apply_image(image).astype(int)
+        expected = T.ResizeTransform(*shape[:2], *size).apply_image(image)
+        assert ours.shape == expected.shape
+        assert abs(ours - expected).max() <= 1
+        assert (ours != expected).mean() < 0.05
+
+
+def test_masks_and_floats_are_resized_as_by_detectron2():
+    ours, theirs = (kind(9, 7, 20, 13) for kind in (FastResizeTransform, T.ResizeTransform))
+    mask = np.random.default_rng(0).integers(0, 2, (9, 7), dtype=np.uint8)
+    assert (ours.apply_segmentation(mask) == theirs.apply_segmentation(mask)).all()
+    image = np.float32(mask)
+    assert (ours.apply_image(image) == theirs.apply_image(image)).all()
+
+
+@pytest.mark.parametrize(
+    "is_train, fast, kind",
+    [
+        (True, True, FastResizeTransform),
+        (True, False, T.ResizeTransform),
+        (False, True, T.ResizeTransform),
+    ],
+)
+def test_inference_resizes_as_the_original(cfg, is_train, fast, kind):
+    cfg.INPUT.FAST_RESIZE = fast
+    resize = build_augmentation(cfg, is_train)[-1]
+    assert type(resize.get_transform(np.zeros((50, 40, 3), np.uint8))) is kind
+
+
 def test_size_zero_leaves_the_image_alone(cfg):
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.MIN_SIZE_TEST = 0
@@ -67,7 +103,7 @@ def test_inference_only_resizes(cfg):
     use_original_recipe(cfg)
     draws = transforms_of(build_augmentation(cfg, is_train=False), draws=5)
     assert {shape for shape, _ in draws} == {(800, 1066)}
-    assert all([type(t) for t in used] == [T.ResizeTransform] for _, used in draws)
+    assert all(len(used) == 1 and isinstance(used[0], T.ResizeTransform) for _, used in draws)
 
 
 def test_half_of_the_images_are_cropped_between_two_resizes(cfg):

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from fvcore.transforms.transform import HFlipTransform
 from PIL import Image
 
-from d2detr.data import DetrDatasetMapper, ShapesSplit, check_datasets, register_shapes_split
+from d2detr.data import (
+    DetrDatasetMapper,
+    ShapesSplit,
+    annotations_to_instances,
+    check_datasets,
+    register_shapes_split,
+)
 from d2detr.data.loading import load_dataset
 from d2detr.data.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
@@ -48,8 +55,8 @@ def test_segments_become_annotations(record):
     # As in the original, boxes end at the last pixel's index.
     assert thing["bbox"] == [2, 1, 4, 2]
     assert stuff["bbox"] == [0, 0, 5, 3]
-    assert thing["segmentation"].sum() == 6
-    assert stuff["segmentation"].sum() == 24 - 6 - 2 - 1
+    pixels = [(x["segmentation"].labels == x["segmentation"].number).sum() for x in (thing, stuff)]
+    assert pixels == [6, 24 - 6 - 2 - 1]
     assert "segmentation" not in panoptic_annotations(record, (4, 6), with_masks=False)[0]
 
 
@@ -63,6 +70,18 @@ def test_boxes_are_those_of_the_original(record):
             {**record, "segments_info": segments}, mask.shape, with_masks=False
         )
         assert annotations[0]["bbox"] == box
+
+
+def test_more_segments_than_a_byte_can_number(record):
+    ids = np.arange(1, 301).reshape(20, 15).repeat(2, axis=0).repeat(2, axis=1)
+    write_ids(record["pan_seg_file_name"], ids)
+    segments = [{"id": number, "category_id": 0} for number in range(1, 301)]
+    annotations = panoptic_annotations(
+        {**record, "segments_info": segments}, ids.shape, with_masks=True
+    )
+    instances = annotations_to_instances(annotations, HFlipTransform(30), ids.shape, True)
+    expected = ids[:, ::-1] == np.arange(1, 301)[:, None, None]
+    assert torch.equal(instances.gt_masks.tensor, torch.from_numpy(expected))
 
 
 def test_mapper_gives_all_segments_as_instances(record, cfg):

@@ -141,6 +141,40 @@ def test_evaluates_a_checkpoint_to_the_same_numbers(cfg):
     assert evaluate(cfg, resume=True)["bbox"] == pytest.approx(trained, nan_ok=True)
 
 
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_evaluation_in_batches_gives_the_same_detections(cfg, num_workers):
+    model = Trainer.build_model(cfg).eval()
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    detections = {}
+    for size in (1, 5):
+        cfg.TEST.IMS_PER_BATCH = size
+        batches = list(Trainer.build_test_loader(cfg, "few_shapes"))
+        assert [len(x) for x in batches] == [size] * (24 // size) + [24 % size] * (size > 1)
+        with torch.no_grad():
+            detections[size] = {
+                x["image_id"]: output["instances"]
+                for batch in batches
+                for x, output in zip(batch, model(batch), strict=True)
+            }
+    assert list(detections[1]) == list(detections[5])
+    for alone, together in zip(detections[1].values(), detections[5].values(), strict=True):
+        torch.testing.assert_close(alone.scores, together.scores, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            alone.pred_boxes.tensor, together.pred_boxes.tensor, atol=1e-2, rtol=1e-4
+        )
+
+
+def test_evaluates_in_batches(cfg):
+    cfg.TEST.IMS_PER_BATCH = 7
+    assert evaluate(cfg)["bbox"]["AP"] >= 0
+
+
+def test_batches_of_evaluation_have_images(cfg):
+    cfg.TEST.IMS_PER_BATCH = 0
+    with pytest.raises(UserError, match="TEST.IMS_PER_BATCH is 0"):
+        evaluate(cfg)
+
+
 def test_detectron2_mapper_trains_too(cfg):
     cfg.INPUT.DATASET_MAPPER_NAME = "default"
     cfg.SOLVER.MAX_ITER = 2

@@ -63,6 +63,18 @@ def test_perfect_predictions(dataset, tmp_path):
     assert results["PQ-sky"] == 100
 
 
+def test_several_images_at_once(dataset, tiny_mask_cfg, tmp_path):
+    evaluator = build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))
+    alone = run(evaluator, dataset)
+    evaluator.reset()
+    for batch in (dataset[:3], dataset[3:]):
+        evaluator.process(batch, [perfect_output(record) for record in batch])
+    together = evaluator.evaluate()
+    assert {"bbox", "segm", "panoptic_seg"} == set(together)
+    for task, values in together.items():
+        assert values == pytest.approx(alone[task], nan_ok=True)
+
+
 def test_one_wrong_class_counts_in_both(dataset, tmp_path):
     """Of C classes with truth, one thing is missed once and found once too often elsewhere."""
 

@@ -1,0 +1,54 @@
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Instances
+from torch import Tensor
+
+
+class FastCOCOEvaluator(COCOEvaluator):
+    """Detectron2's evaluator with masks encoded where they are, all of an image at once."""
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for x, output in zip(inputs, outputs, strict=True):
+            fields = dict(output["instances"].get_fields())
+            masks = fields.pop("pred_masks", None)
+            instances = Instances(output["instances"].image_size, **fields)
+            super().process([x], [{**output, "instances": instances}])
+            if masks is not None:
+                results = self._predictions[-1]["instances"]
+                for result, rle in zip(results, encode_masks(masks), strict=True):
+                    result["segmentation"] = rle
+
+
+def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
+    """Encode masks as pycocotools does.
+
+    Args:
+        masks: (N, H, W) bool, on any device.
+
+    Returns:
+        Of each mask ``size``, [H, W], and ``counts``, the compressed lengths of its runs as text.
+    """
+    count, height, width = masks.shape
+    size = height * width
+    # A run starts where a pixel differs from the one before it, column by column; the one before
+    # the first is 0. Transposing the masks instead would take longer than all of this.
+    starts = torch.empty_like(masks)
+    torch.ne(masks[:, 1:], masks[:, :-1], out=starts[:, 1:])
+    torch.ne(masks[:, 0, 1:], masks[:, -1, :-1], out=starts[:, 0, 1:])
+    starts[:, 0, 0] = masks[:, 0, 0]
+    if masks.is_cuda:
+        places = starts.flatten().nonzero()[:, 0].cpu().numpy()
+    else:
+        places = np.flatnonzero(starts.numpy())  # ten times as fast as torch's
+    mask, place = np.divmod(places, size)
+    row, column = np.divmod(place, width)
+    borders = np.arange(count + 1) * size
+    places = np.sort(np.concatenate((mask * size + column * height + row, borders)))
+    lengths = np.split(np.diff(places), np.searchsorted(places, borders))[1:-1]
+    runs = [{"size": [height, width], "counts": x.tolist()} for x in lengths]
+    rles = mask_util.frPyObjects(runs, height, width) if runs else []
+    return [{"size": x["size"], "counts": x["counts"].decode()} for x in rles]
