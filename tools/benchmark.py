@@ -7,6 +7,7 @@ from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.benchmark import AMP, TASKS, Workload, format_report, run_benchmark
+from d2detr.benchmark.measure import profile_step
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch decides")
     parser.add_argument("--rounds", type=int, default=10, help="timed steps of each")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
+    parser.add_argument("--profile", action="store_true", help="show where our time goes instead")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
     args = parser.parse_args()
     with exit_on_user_error():
@@ -53,6 +55,9 @@ def main() -> None:
             dataset=args.dataset,
             threads=args.threads,
         )
+        if args.profile:
+            print(profile_step(TASKS[args.task].ours(workload)))
+            return
         report = run_benchmark(args.task, workload, compare=args.compare, rounds=args.rounds)
     print(format_report(report))
     if args.json:

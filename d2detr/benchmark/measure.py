@@ -65,16 +65,14 @@ def alternate(
 
     Args:
         steps: by the contender's name.
-        rounds: timed calls of each.
+        rounds: timed rounds of each; those of a short step repeat it.
         warmup: untimed calls of each before.
         device: waited for before a clock is read.
 
     Returns:
         Seconds of every round, by name.
     """
-    for _ in range(warmup):
-        for step in steps.values():
-            step()
+    repeats = {name: _repeats(step, warmup) for name, step in steps.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for _ in range(rounds):
@@ -82,11 +80,21 @@ def alternate(
             gc.collect()  # what the last one left
             _synchronize(device)
             start = time.perf_counter()
-            steps[name]()
+            for _ in range(repeats[name]):
+                steps[name]()
             _synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start) / repeats[name])
         names.reverse()  # so that none always follows the same other
     return seconds
+
+
+def _repeats(step: Step, warmup: int) -> int:
+    """Warm up; returns how often a round shall repeat the step to take a tenth of a second."""
+    for _ in range(warmup):
+        start = time.perf_counter()
+        step()
+        duration = time.perf_counter() - start
+    return max(1, int(0.1 / duration)) if warmup else 1
 
 
 def ratio(ours: list[float], theirs: list[float]) -> Timing:
@@ -126,6 +134,19 @@ def _resident_mib(field: str = "VmRSS") -> float:
     # Elsewhere only the peak is known; on macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (_MIB if sys.platform == "darwin" else 1024)
+
+
+def profile_step(step: Step, *, rows: int = 20) -> str:
+    """A table of the operators that take the most time, over three steps after a first."""
+    step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(3):
+            step()
+    key = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    return profile.key_averages().table(sort_by=key, row_limit=rows, max_name_column_width=48)
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

@@ -11,13 +11,19 @@ from d2detr.benchmark.peer import build_image_processor, build_peer, peer_inputs
 from d2detr.benchmark.workload import AMP, Workload
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
+from d2detr.modeling.backbone import build_detr_backbone
 from d2detr.modeling.targets import Targets
 
 
 def our_training(workload: Workload) -> Step:
     """Forward, losses, backward, clipping and AdamW; returns the total loss."""
     model = workload.build_model().train()
-    step = TrainingStep(model, build_optimizer(workload.cfg, model), amp_dtype=AMP[workload.amp])
+    step = TrainingStep(
+        model,
+        build_optimizer(workload.cfg, model),
+        amp_dtype=AMP[workload.amp],
+        num_parts=workload.cfg.SOLVER.ACCUMULATE_STEPS,
+    )
     batch = workload.training_batch()
 
     def run() -> Tensor:
@@ -89,6 +95,24 @@ def peer_inference(workload: Workload) -> Step:
             if workload.has_masks:
                 processor.post_process_panoptic_segmentation(outputs, 0.85, target_sizes=sizes)
         return torch.cat([x["scores"] for x in results])
+
+    return run
+
+
+def our_backbone(workload: Workload, *, plain: bool = False, channels_last: bool = True) -> Step:
+    """The backbone in inference, from a normalised image to features; returns the last of them."""
+    model = workload.build_model().eval()
+    backbone = (
+        build_detr_backbone(workload.cfg).eval().to(workload.device) if plain else model.backbone
+    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    backbone.to(memory_format=layout)
+    pixels = model.preprocess_image(workload.images(workload.batch)).tensor
+    pixels = pixels.contiguous(memory_format=layout)
+
+    def run() -> Tensor:
+        with torch.inference_mode(), workload.autocast():
+            return backbone(pixels)[model.in_feature]
 
     return run
 

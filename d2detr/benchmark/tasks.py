@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from d2detr.benchmark.measure import (
     ratio,
 )
 from d2detr.benchmark.networks import (
+    our_backbone,
     our_inference,
     our_training,
     peer_inference,
@@ -52,6 +54,15 @@ TASKS = {
     "eval": Task(our_inference, {"huggingface": peer_inference}),
     "criterion": Task(our_losses, {"huggingface": peer_losses}),
     "postprocess": Task(our_postprocessing, {"huggingface": peer_postprocessing}),
+    # What folding, fusing and the layout of the backbone are worth.
+    "backbone": Task(
+        our_backbone,
+        {
+            "unfolded": partial(our_backbone, plain=True),
+            "channels-first": partial(our_backbone, channels_last=False),
+            "detectron2": partial(our_backbone, plain=True, channels_last=False),
+        },
+    ),
     "data": Task(our_mapping, {"huggingface": peer_mapping}, describe_padding),
     "evaluate": Task(our_evaluation, {"pycocotools": peer_evaluation}),
 }

@@ -78,8 +78,8 @@ class ResizeShortSide(T.Augmentation):
 class FastResizeTransform(T.ResizeTransform):
     """Detectron2's resizing with torch's vectorised copy of Pillow's bilinear filter.
 
-    It takes a quarter of the time. Of a photo's values one in a thousand differs, by one grey level;
-    of millions a handful by two.
+    It takes a quarter of the time. One value in a thousand differs by a grey level, and a handful
+    of millions by two.
     """
 
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:

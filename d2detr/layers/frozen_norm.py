@@ -1,19 +1,25 @@
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 
 class FoldedConv2d(Conv2d):
     """Detectron2's Conv2d, with its frozen normalisation folded into weight and bias.
 
-    Scaling the weight instead of the output saves a pass over the output, and in training the
-    memory for it. Gradients, parameters and state dict stay as they are.
+    Scaling the weight instead of the output saves a pass over the output. Gradients, parameters and
+    state dict stay as they are.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self.folded()
-        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        geometry = self.stride, self.padding, self.dilation, self.groups
+        if self._learns() and not _is_followed_by_torch(x):
+            x = _ScaledConv.apply(x, self.weight, *self._scale_and_bias(), *geometry)
+        else:
+            x = F.conv2d(x, *self.folded(), *geometry)
         return x if self.activation is None else self.activation(x)
 
     def train(self, mode: bool = True) -> "FoldedConv2d":
@@ -22,8 +28,7 @@ class FoldedConv2d(Conv2d):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution and the normalisation in one."""
-        needs_grad = self.weight.requires_grad and torch.is_grad_enabled()
-        if needs_grad or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if self._learns() or torch.jit.is_tracing() or torch.compiler.is_compiling():
             return self._fold()
         sources = (self.weight, *self.norm.buffers())
         if any(x.is_inference() for x in sources):  # their changes are not counted
@@ -34,13 +39,53 @@ class FoldedConv2d(Conv2d):
                 self._cache = key, self._fold()
         return self._cache[1]
 
+    def _learns(self) -> bool:
+        return self.weight.requires_grad and torch.is_grad_enabled()
+
     def _fold(self) -> tuple[Tensor, Tensor]:
+        scale, bias = self._scale_and_bias()
+        return self.weight * scale[:, None, None, None], bias
+
+    def _scale_and_bias(self) -> tuple[Tensor, Tensor]:
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
         if self.bias is not None:
             bias = bias + self.bias * scale
-        return self.weight * scale[:, None, None, None], bias
+        return scale, bias
+
+
+def _is_followed_by_torch(x: Tensor) -> bool:
+    """Whether torch must see a plain convolution, to cast, trace or compile it."""
+    return (
+        torch.is_autocast_enabled(x.device.type)
+        or torch.jit.is_tracing()
+        or torch.compiler.is_compiling()
+    )
+
+
+class _ScaledConv(torch.autograd.Function):
+    """A convolution with ``scale * weight``, which it does not keep for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, *geometry: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight * scale[:, None, None, None], bias, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        *geometry, groups = ctx.geometry
+        scale = scale[:, None, None, None]
+        wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight * scale, [len(weight)], *geometry, False, [0, 0], groups, wanted
+        )
+        return grad_x, grad_weight * scale, None, grad_bias, None, None, None, None
 
 
 def fold_frozen_norms(module: nn.Module) -> None:

@@ -35,6 +35,31 @@ def test_same_outputs_and_gradients(bias):
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_scaled_weights_are_not_kept_for_the_backward_pass():
+    _, folded = make_pair()
+    kept = []
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda y: kept.append(y) or y, lambda y: y):
+        folded(x)
+    weights = [y.data_ptr() for y in kept if y.shape == folded[0].weight.shape]
+    assert weights == [folded[0].weight.data_ptr()]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_autocast_trains_in_its_precision(frozen):
+    plain, folded = make_pair()
+    results = []
+    for module in (plain, folded):
+        module[0].weight.requires_grad_(not frozen)
+        x = torch.ones(1, 4, 9, 7).cumsum(2).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module(x)
+        y.float().sum().backward()
+        assert y.dtype == torch.bfloat16
+        results.append([y.float(), x.grad, module[0].weight.grad])
+    torch.testing.assert_close(*results, rtol=0.05, atol=0.1)
+
+
 def test_state_dict_stays():
     plain, folded = make_pair()
     assert plain.state_dict().keys() == folded.state_dict().keys()

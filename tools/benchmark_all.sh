@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Measures everything that docs/performance.md states, beside its peers, in an active environment:
+#   pip install -e '.[benchmark]' && bash tools/benchmark_all.sh
+# Reports go to output/benchmark/ as JSON, too. Takes about 20 minutes; keep the machine quiet.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+mkdir -p output/benchmark
+
+measure() { # NAME and the arguments of tools/benchmark.py
+    local name=$1
+    shift
+    echo "== $name: tools/benchmark.py $*"
+    python -W ignore tools/benchmark.py --json "output/benchmark/$name.json" "$@"
+}
+
+masks=configs/detr_panoptic_r50.yaml
+measure inference --task eval --compare huggingface
+measure inference_bf16 --task eval --compare huggingface --amp bf16
+measure inference_masks --task eval --config-file $masks --compare huggingface --rounds 5
+for peer in detectron2 unfolded channels-first; do
+    measure "backbone_$peer" --task backbone --compare "$peer" --rounds 5
+done
+measure training --task train --batch 2 --size 400x533 --compare huggingface
+measure training_bf16 --task train --batch 2 --size 400x533 --compare huggingface --amp bf16
+measure losses --task criterion --batch 16 --compare huggingface --rounds 30
+measure boxes --task postprocess --batch 8 --compare huggingface --rounds 100
+measure panoptic --task postprocess --config-file $masks --compare huggingface --rounds 20
+measure checkpointing --task train --batch 2 --size 400x533 \
+    MODEL.DETR.ACTIVATION_CHECKPOINTING "('backbone', 'encoder', 'decoder')"
+measure accumulation --task train --batch 2 --size 400x533 SOLVER.ACCUMULATE_STEPS 2
+# Of a dataset: the embedded one, or coco_2017_train where DETECTRON2_DATASETS has it.
+dataset=${DATASET:-shapes_train}
+measure mapper --task data --dataset "$dataset" --batch 8 --compare huggingface \
+    INPUT.CROP.ENABLED False INPUT.RANDOM_FLIP none
+measure evaluation --task evaluate --dataset "$dataset" --batch 100 --compare pycocotools --rounds 5
