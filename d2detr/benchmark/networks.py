@@ -102,9 +102,10 @@ def peer_inference(workload: Workload) -> Step:
 def our_backbone(workload: Workload, *, plain: bool = False, channels_last: bool = True) -> Step:
     """The backbone in inference, from a normalised image to features; returns the last of them."""
     model = workload.build_model().eval()
-    backbone = (
-        build_detr_backbone(workload.cfg).eval().to(workload.device) if plain else model.backbone
-    )
+    backbone = model.backbone
+    if plain:
+        backbone = build_detr_backbone(workload.cfg).eval().to(workload.device)
+        backbone.load_state_dict(model.backbone.state_dict())
     layout = torch.channels_last if channels_last else torch.contiguous_format
     backbone.to(memory_format=layout)
     pixels = model.preprocess_image(workload.images(workload.batch)).tensor
