@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from d2detr.benchmark.counts import count
 from d2detr.benchmark.data import describe_padding, our_mapping, peer_mapping
@@ -136,21 +137,35 @@ def format_report(report: dict[str, Any]) -> str:
     lines = [
         f"{report['task']}: {settings}",
         f"on {machine['gpu'] or machine['processor']}, {machine['threads']} threads; {versions}",
-        f"{'':12} median ms  quartiles ms       images/s   peak MiB (grown by)  operators  mean",
+        tabulate(
+            [_row(name, x) for name, x in report["contenders"].items()],
+            headers=(
+                *("", "mean ms", "median", "quartiles", "images/s", "peak MiB (grown by)"),
+                *("operators", "first result"),
+            ),
+            floatfmt=("", ".2f", ".2f", "", ".2f", "", "", ".6g"),
+        ),
     ]
-    for name, x in report["contenders"].items():
-        time = {key: 1e3 * value for key, value in x["seconds"].items()}
-        lines.append(
-            f"{name:12} {time['median']:9.2f}  {time['low']:.2f} - {time['high']:.2f}".ljust(43)
-            + f"{x['images_per_second']:9.2f}   {_format_memory(x.get('memory_mib')):19}  "
-            + f"{x['counts']['operators'] if x['counts'] else '-':>9}  {x['first_result']:.6g}"
-        )
     if "speed_ratio" in report:
         x = report["speed_ratio"]
         lines.append(
             f"d2detr is {x['median']:.2f} ({x['low']:.2f} - {x['high']:.2f}) times as fast."
         )
     return "\n".join(lines)
+
+
+def _row(name: str, contender: dict[str, Any]) -> tuple:
+    time = {key: 1e3 * value for key, value in contender["seconds"].items()}
+    return (
+        name,
+        time["mean"],
+        time["median"],
+        f"{time['low']:.2f} - {time['high']:.2f}",
+        contender["images_per_second"],
+        _format_memory(contender.get("memory_mib")),
+        (contender["counts"] or {}).get("operators"),
+        contender["first_result"],
+    )
 
 
 def _format_memory(memory: dict[str, float] | None) -> str:

@@ -1,5 +1,6 @@
 """The network against the original implementation's outputs (see tests/reference)."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,11 @@ from d2detr.modeling import Targets
 from tests.reference.weights import reference_state_dict
 
 CASES = ["full", "one_empty", "all_empty"]
+NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+COMPILED = pytest.param(["MODEL.COMPILE", True], marks=NO_COMPILER, id="compiled")
+RECOMPUTED = pytest.param(
+    ["MODEL.DETR.ACTIVATION_CHECKPOINTING", ("backbone", "encoder", "decoder")], id="recomputed"
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +47,17 @@ def cfg(original_file):
     return cfg
 
 
-@pytest.fixture
-def model(cfg):
+def build(cfg, options=()):
+    cfg = cfg.clone()
+    cfg.merge_from_list(list(options))
     model = build_model(cfg)
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model
+
+
+@pytest.fixture
+def model(cfg):
+    return build(cfg)
 
 
 def batch(reference, case=None):
@@ -70,8 +82,9 @@ def assert_close(actual, expected, atol):
     torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
-def test_outputs_of_every_decoder_layer(model, reference):
-    outputs = predict_all_layers(model.eval(), batch(reference))
+@pytest.mark.parametrize("options", [pytest.param([], id="plain"), COMPILED])
+def test_outputs_of_every_decoder_layer(cfg, reference, options):
+    outputs = predict_all_layers(build(cfg, options).eval(), batch(reference))
     assert_close(outputs["pred_logits"][-1], reference["pred_logits"], 2e-3)
     assert_close(outputs["pred_boxes"][-1], reference["pred_boxes"], 1e-4)
     assert_close(outputs["pred_logits"][:-1, :, ::20], reference["aux_logits"], 2e-3)
@@ -130,7 +143,16 @@ def test_matching_of_every_decoder_layer(model, reference, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_losses_gradients_and_step(cfg, model, reference, case):
+def test_losses_gradients_and_step(cfg, reference, case):
+    check_training(cfg, build(cfg), reference, case)
+
+
+@pytest.mark.parametrize("options", [RECOMPUTED, COMPILED])
+def test_losses_gradients_and_step_with(cfg, reference, options):
+    check_training(cfg, build(cfg, options), reference, "full")
+
+
+def check_training(cfg, model, reference, case):
     expected = reference["train"][case]
     before = {name: x.detach().clone() for name, x in model.named_parameters()}
     optimizer = build_optimizer(cfg, model)
