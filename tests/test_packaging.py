@@ -29,7 +29,7 @@ def test_ci_uses_one_version_of_every_dependency_and_its_bounds_allow_it(python)
                 assert pin.name not in pins
                 pins[pin.name] = str(pin.specifier).removeprefix("==")
     requirements = declared_requirements()
-    assert sorted(pins) == sorted(requirement.name for requirement in requirements)
+    assert sorted(pins) == sorted({requirement.name for requirement in requirements})
     for requirement in requirements:
         assert requirement.specifier.contains(pins[requirement.name]), requirement
 

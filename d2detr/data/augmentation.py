@@ -85,6 +85,7 @@ class FastResizeTransform(T.ResizeTransform):
     def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
         if interp is not None or img.dtype != np.uint8:  # masks, for example
             return super().apply_image(img, interp)
+        img = np.require(img, requirements="W")  # torch warns of what Pillow reads
         # Torch has no negative strides, which flips leave behind, but copies faster than NumPy.
         flipped = [axis for axis, stride in enumerate(img.strides) if stride < 0]
         pixels = torch.from_numpy(np.flip(img, flipped)).flip(flipped)

