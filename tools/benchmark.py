@@ -20,20 +20,31 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def parse_count(text: str) -> int:
+    """Read a positive number."""
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
 def main() -> None:
     """Parse the command line, measure and report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, choices=TASKS)
     parser.add_argument("--config-file", default="configs/detr_r50.yaml")
     parser.add_argument("--compare", default="", help="a peer: huggingface, pycocotools")
-    parser.add_argument("--batch", type=int, default=1, help="images per step")
-    parser.add_argument("--size", type=parse_size, default=(800, 1066), help="HEIGHTxWIDTH")
-    parser.add_argument("--objects", type=int, default=7, help="per image")
+    parser.add_argument("--batch", type=parse_count, default=1, help="images per step")
+    parser.add_argument(
+        "--size", type=parse_size, default=(800, 1066), help="HEIGHTxWIDTH; 800x1066"
+    )
+    parser.add_argument("--objects", type=parse_count, default=7, help="per image")
     parser.add_argument("--amp", choices=AMP, default="off")
     parser.add_argument("--compile", action="store_true", help="our model; the peer is as it is")
     parser.add_argument("--dataset", default="", help="take its first 100 images, not noise")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: torch decides")
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each")
+    parser.add_argument(
+        "--threads", type=parse_count, default=0, help="of the CPU; default: torch's choice"
+    )
+    parser.add_argument("--rounds", type=parse_count, default=10, help="timed steps of each")
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--profile", action="store_true", help="show where our time goes instead")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
@@ -44,6 +55,8 @@ def main() -> None:
                 f"--compare {args.compare}: --task {args.task} can be compared with "
                 f"{', '.join(TASKS[args.task].peers)}."
             )
+        if args.json and not Path(args.json).absolute().parent.is_dir():
+            raise UserError(f"--json {args.json}: there is no such folder.")
         workload = Workload(
             config_file=args.config_file,
             opts=tuple(args.opts),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures everything that docs/performance.md states, beside its peers, in an active environment:
+# Measures the ratios and options of docs/performance.md, in an active environment:
 #   pip install -e '.[benchmark]' && bash tools/benchmark_all.sh
 # Reports go to output/benchmark/ as JSON, too. Takes about 20 minutes; keep the machine quiet.
 set -euo pipefail

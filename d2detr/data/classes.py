@@ -112,7 +112,11 @@ def categories_of(name: str) -> list[dict[str, Any]] | None:
     names = metadata.get("thing_classes")
     if names is None:
         return None
-    ids = {v: k for k, v in metadata.get("thing_dataset_id_to_contiguous_id", {}).items()}
+    ids = {
+        index: category_id
+        for kind in ("stuff", "thing")
+        for category_id, index in metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}).items()
+    }
     return [{"id": ids.get(index, index), "name": name} for index, name in enumerate(names)]
 
 

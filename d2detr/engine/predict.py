@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from d2detr.engine.prediction_inputs import Video, VideoWriter
 from d2detr.engine.predictor import Predictor, read_rgb
 from d2detr.errors import UserError
-from d2detr.visualization.drawing import draw_instances
+from d2detr.visualization.drawing import draw_instances, draw_segments
 
 RESULTS_FILE = "coco_instances_results.json"
 
@@ -28,7 +29,9 @@ logger = logging.getLogger(__name__)
 def predict_images(
     predictor: Predictor, files: list[str], output: str | Path, batch_size: int = 1
 ) -> list[str]:
-    """Write pictures of the detections and ``coco_instances_results.json``.
+    """Write pictures of what is found and ``coco_instances_results.json``.
+
+    Of a panoptic model the pictures show the segmentation, otherwise the detections.
 
     Image ids are the positions in ``images.json``, which is written too and has the form of the
     "images" and "categories" of a COCO file.
@@ -60,7 +63,7 @@ def predict_images(
             image_id = len(images) + 1
             images.append({"id": image_id, "file_name": file, "width": width, "height": height})
             results.extend(_coco_results(instances, image_id, predictor))
-            picture = draw_instances(rgb, instances, predictor.metadata)
+            picture = _draw(rgb, found, predictor)
             Image.fromarray(picture).save(output / names[file])
         progress.update(len(batch))
     progress.close()
@@ -88,7 +91,7 @@ def predict_video(
                 frame += 1
                 instances = found["instances"]
                 results.extend(_coco_results(instances, frame, predictor))
-                writer.write(draw_instances(rgb, instances, predictor.metadata))
+                writer.write(_draw(rgb, found, predictor))
                 progress.update()
     except KeyboardInterrupt:
         logger.info("Stopped.")
@@ -96,6 +99,12 @@ def predict_video(
         progress.close()
         writer.close()
         (output / RESULTS_FILE).write_text(json.dumps(results))
+
+
+def _draw(rgb: np.ndarray, found: dict[str, Any], predictor: Predictor) -> np.ndarray:
+    if "panoptic_seg" in found and predictor.categories is not None:
+        return draw_segments(rgb, found["panoptic_seg"], predictor.metadata)
+    return draw_instances(rgb, found["instances"], predictor.metadata)
 
 
 def _coco_results(

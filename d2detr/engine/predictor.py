@@ -39,8 +39,8 @@ class Predictor:
 
     Attributes:
         categories: dicts with "id" and "name" of the model's classes, None if they are not known.
-        metadata: ``thing_classes``, and ``thing_colors`` if the dataset has them, for Detectron2's
-            Visualizer.
+        metadata: ``thing_classes`` and ``stuff_classes``, both of them all classes, and their
+            colours if the dataset has them, for Detectron2's Visualizer.
 
     Raises:
         UserError: the config or the weights cannot be used.
@@ -71,16 +71,20 @@ class Predictor:
         self.score_threshold = score_threshold
         self.metadata = Metadata()
         if self.categories is not None:
-            names = self.metadata.thing_classes = [x["name"] for x in self.categories]
+            names = [x["name"] for x in self.categories]
+            self.metadata.set(thing_classes=names, stuff_classes=names)
             for dataset in map(MetadataCatalog.get, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
                 if dataset.get("thing_classes") == names and dataset.get("thing_colors"):
-                    self.metadata.thing_colors = dataset.thing_colors
+                    colors = dataset.thing_colors
+                    self.metadata.set(
+                        thing_colors=colors, stuff_colors=dataset.get("stuff_colors", colors)
+                    )
                     break
         self._augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
     def __call__(
         self, images: ImageLike | Sequence[ImageLike]
-    ) -> dict[str, Instances] | list[dict[str, Instances]]:
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Detect objects.
 
         Args:
@@ -91,7 +95,7 @@ class Predictor:
             For each image ``{"instances": Instances}`` on the CPU, with ``pred_boxes`` (XYXY, in
             pixels of the image), ``scores``, ``pred_classes`` and, of a model with masks,
             ``pred_masks``; the best first. ``supervision.Detections.from_detectron2`` takes it. A
-            list for a list.
+            panoptic model adds ``panoptic_seg`` in Detectron2's format. A list for a list.
 
         Raises:
             UserError: an image cannot be read.
@@ -99,7 +103,7 @@ class Predictor:
         if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
             return self([images])[0]
         inputs = [self._prepare(read_rgb(image)) for image in images]
-        outputs: list[dict[str, Instances]] = [{} for _ in inputs]
+        outputs: list[dict[str, Any]] = [{} for _ in inputs]
         # Padding reaches the features near it: only images of one shape are passed together, so
         # that no detection depends on the rest of the batch.
         by_shape: dict[tuple, list[int]] = {}
@@ -110,6 +114,9 @@ class Predictor:
                 found = self.model([inputs[index] for index in group])
             for index, output in zip(group, found, strict=True):
                 outputs[index] = {"instances": self._choose(output["instances"])}
+                if "panoptic_seg" in output:
+                    ids, segments = output["panoptic_seg"]
+                    outputs[index]["panoptic_seg"] = ids.cpu(), segments
         return outputs
 
     def _prepare(self, rgb: np.ndarray) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from d2detr.visualization.data import draw_data
 from d2detr.visualization.drawing import (
     draw_instances,
     draw_panoptic,
+    draw_segments,
     draw_truth_and_predictions,
 )
 from d2detr.visualization.results import draw_results
@@ -11,5 +12,6 @@ __all__ = [
     "draw_instances",
     "draw_panoptic",
     "draw_results",
+    "draw_segments",
     "draw_truth_and_predictions",
 ]

@@ -62,14 +62,41 @@ def draw_panoptic(
         (H', W', 3) uint8 RGB picture; small images are enlarged.
     """
     rgb = _to_rgb(image, image_format)
-    pictures = []
-    for ids, segments in (truth, prediction):
-        visualizer = Visualizer(rgb, metadata, scale=_scale(rgb))
-        # A copy, because the visualizer changes the segments.
-        segments = [dict(segment) for segment in segments]
-        drawn = visualizer.draw_panoptic_seg(ids.cpu(), segments, alpha=0.5)
-        pictures.append(drawn.get_image())
-    return _side_by_side(*pictures)
+    return _side_by_side(*(draw_segments(rgb, x, metadata) for x in (truth, prediction)))
+
+
+def draw_segments(rgb: np.ndarray, panoptic_seg: PanopticSeg, metadata: Metadata) -> np.ndarray:
+    """Draw a panoptic segmentation, all segments of a class in the same colour.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        panoptic_seg: ids (H, W) and segments of Detectron2's ``panoptic_seg``.
+        metadata: ``thing_classes`` and ``stuff_classes`` name the classes; their ``thing_colors``
+            and ``stuff_colors`` otherwise follow from the numbers.
+
+    Returns:
+        (H', W', 3) uint8 RGB picture; small images are enlarged.
+    """
+    palette = colormap(rgb=True)
+    described = Metadata()
+    for kind in ("thing", "stuff"):
+        names = metadata.get(f"{kind}_classes")
+        colors = metadata.get(f"{kind}_colors") or [
+            palette[i % len(palette)] for i in range(len(names))
+        ]
+        described.set(**{f"{kind}_classes": names, f"{kind}_colors": colors})
+    ids, segments = panoptic_seg
+    visualizer = _SteadyVisualizer(rgb, described, scale=_scale(rgb))
+    # A copy, because the visualizer changes the segments.
+    segments = [dict(segment) for segment in segments]
+    return visualizer.draw_panoptic_seg(ids.cpu(), segments, alpha=0.5).get_image()
+
+
+class _SteadyVisualizer(Visualizer):
+    """Detectron2's, which otherwise changes the colour of every object at random."""
+
+    def _jitter(self, color: list[float]) -> tuple[float, ...]:
+        return tuple(color)
 
 
 def draw_instances(

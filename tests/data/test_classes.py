@@ -2,6 +2,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from d2detr.data import check_num_classes, resolve_num_classes
+from d2detr.data.classes import categories_of
 from d2detr.errors import UserError
 
 
@@ -67,3 +68,10 @@ def test_datasets_of_one_config_must_agree(cfg, tiny_coco):
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("two",), ("three",)
     with pytest.raises(UserError, match="'two' has 2 classes, but dataset 'three' has 3"):
         check_num_classes(cfg)
+
+
+def test_every_class_of_a_panoptic_dataset_has_its_own_category():
+    categories = categories_of("coco_2017_val_panoptic")
+    assert len({x["id"] for x in categories}) == len(categories) == 133
+    assert {"id": 92, "name": "banner"} in categories
+    assert {"id": 90, "name": "toothbrush"} in categories

@@ -84,6 +84,18 @@ def test_threshold_leaves_the_best(run, images):
     assert some.scores.tolist() == every.scores.tolist()[:5]
 
 
+def test_panoptic_model_segments(tiny_mask_cfg, images, tmp_path):
+    cfg = tiny_mask_cfg
+    cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = 0.0  # an untrained model is sure of nothing
+    cfg.MODEL.WEIGHTS = str(tmp_path / "panoptic.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    predictor = d2detr.Predictor(cfg, score_threshold=0.0)
+    ids, segments = predictor(images / "0.png")["panoptic_seg"]
+    assert ids.shape == (96, 96) and ids.max() == len(segments) > 0
+    assert not predict_images(predictor, [str(images / "0.png")], tmp_path / "out")
+    assert (tmp_path / "out" / "0.jpg").is_file()
+
+
 def test_supervision_takes_the_output(run, images):
     supervision = pytest.importorskip("supervision")
     output = d2detr.Predictor(run, score_threshold=0)(images / "0.png")

@@ -4,7 +4,7 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from d2detr.visualization import draw_instances
+from d2detr.visualization import draw_instances, draw_segments
 
 CORNERS = ((20, 20), (180, 20), (20, 180), (180, 180))
 
@@ -31,3 +31,16 @@ def test_colours_of_the_dataset_are_used():
     metadata = Metadata(thing_colors=[[250, 0, 0], [0, 0, 250]])
     red, blue = [1, 0, 0], [0, 0, 1]
     np.testing.assert_allclose(hues([1, 0, 0, 1], metadata), [blue, red, red, blue], atol=0.02)
+
+
+def test_a_class_has_one_colour_in_panoptic_pictures():
+    ids = torch.zeros(300, 300, dtype=torch.int32)
+    ids[:100], ids[100:200], ids[200:] = 1, 2, 3
+    segments = [
+        {"id": i, "category_id": label, "isthing": label == 0}
+        for i, label in ((1, 0), (2, 1), (3, 0))
+    ]
+    metadata = Metadata(thing_classes=["a", "b"], stuff_classes=["a", "b"])
+    picture = draw_segments(np.zeros((300, 300, 3), dtype=np.uint8), (ids, segments), metadata)
+    first, second, third = picture[[50, 150, 250], 20].astype(int)
+    assert np.abs(first - third).max() <= 2 and np.abs(first - second).max() > 20
