@@ -29,7 +29,8 @@ def add_detr_config(cfg: CN) -> None:
     # float16 on a GPU and bfloat16, which is the fast one, on a CPU.
     cfg.SOLVER.AMP.DTYPE = ""
     # Work off each batch of IMS_PER_BATCH in this many parts, one after the other, to save memory.
-    # The losses, the clipping and the schedule are those of the whole batch.
+    # Losses, clipping and schedule are those of the whole batch; class_error and cardinality_error
+    # are logged of the last part. A batch of fewer images has as many parts as images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
 
     # Images that each process evaluates at a time. Padding changes detections a little, see
