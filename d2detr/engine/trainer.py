@@ -1,3 +1,4 @@
+import logging
 import time
 from typing import Any
 
@@ -24,6 +25,8 @@ from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
 from d2detr.evaluation import build_evaluator
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
@@ -135,4 +138,12 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     if not (resume and checkpointer.has_checkpoint()):
         fetch_weights(cfg.MODEL.WEIGHTS)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    report = getattr(model, "load_report", None)
+    random = [key for keys in report.kept.values() for key in keys] if report else []
+    if random:
+        logger.warning(
+            f"{len(random)} tensors, such as {random[0]}, are not in the weights: what is "
+            "evaluated is partly random. To evaluate what was trained into OUTPUT_DIR add "
+            "--resume, or set MODEL.WEIGHTS."
+        )
     return Trainer.test(cfg, model)

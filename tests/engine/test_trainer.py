@@ -1,4 +1,5 @@
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,19 @@ def test_mixed_precision_on_the_cpu_is_close_to_float32(cfg):
     mixed = train(cfg).seen
     assert mixed != full
     assert mixed == pytest.approx(full, rel=2e-2)
+
+
+def test_evaluating_random_parts_is_said(cfg, tmp_path, caplog):
+    logging.getLogger("d2detr.engine.trainer").addHandler(caplog.handler)
+    weights = Trainer.build_model(cfg).state_dict()
+    for name, said in (("whole", False), ("part", True)):
+        cfg.MODEL.WEIGHTS = str(tmp_path / f"{name}.pth")
+        torch.save({"model": weights}, cfg.MODEL.WEIGHTS)
+        caplog.clear()
+        evaluate(cfg)
+        assert ("partly random" in caplog.text) == said
+        weights.pop("heads.class_embed.weight", None)
+    logging.getLogger("d2detr.engine.trainer").removeHandler(caplog.handler)
 
 
 def test_unknown_precision(cfg):
