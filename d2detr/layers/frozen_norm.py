@@ -85,7 +85,7 @@ class _ScaledConv(torch.autograd.Function):
         grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad, x, weight * scale, [len(weight)], *geometry, False, [0, 0], groups, wanted
         )
-        return grad_x, grad_weight * scale, None, grad_bias, None, None, None, None
+        return grad_x, grad_weight.mul_(scale), None, grad_bias, None, None, None, None
 
 
 def fold_frozen_norms(module: nn.Module) -> None:
