@@ -6,18 +6,11 @@ import json
 from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.analysis import parse_size
 from d2detr.benchmark import AMP, TASKS, Workload, format_report, run_benchmark
 from d2detr.benchmark.measure import profile_step
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read HxW."""
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not HEIGHTxWIDTH, such as 800x1066")
-    return int(height), int(width)
 
 
 def parse_count(text: str) -> int:
@@ -34,9 +27,7 @@ def main() -> None:
     parser.add_argument("--config-file", default="configs/detr_r50.yaml")
     parser.add_argument("--compare", default="", help="a peer: huggingface, pycocotools")
     parser.add_argument("--batch", type=parse_count, default=1, help="images per step")
-    parser.add_argument(
-        "--size", type=parse_size, default=(800, 1066), help="HEIGHTxWIDTH; 800x1066"
-    )
+    parser.add_argument("--size", default="800x1066", help="HEIGHTxWIDTH (default: %(default)s)")
     parser.add_argument("--objects", type=parse_count, default=7, help="per image")
     parser.add_argument("--amp", choices=AMP, default="off")
     parser.add_argument("--compile", action="store_true", help="our model; the peer is as it is")
@@ -61,7 +52,7 @@ def main() -> None:
             config_file=args.config_file,
             opts=tuple(args.opts),
             batch=args.batch,
-            size=args.size,
+            size=parse_size(args.size),
             objects=args.objects,
             amp=args.amp,
             compile=args.compile,

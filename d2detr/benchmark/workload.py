@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
@@ -76,8 +77,6 @@ class Workload:
 
     def build_model(self) -> nn.Module:
         """Our model, with random weights that are the same every time."""
-        from detectron2.modeling import build_model
-
         torch.manual_seed(0)
         return build_model(self.cfg)
 

@@ -16,7 +16,9 @@ class FoldedConv2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         geometry = self.stride, self.padding, self.dilation, self.groups
-        if self._learns() and not _is_followed_by_torch(x):
+        # Autocast must see a plain convolution to cast it.
+        is_cast = torch.is_autocast_enabled(x.device.type)
+        if self._learns() and not (is_cast or is_captured()):
             x = _ScaledConv.apply(x, self.weight, *self._scale_and_bias(), *geometry)
         else:
             x = F.conv2d(x, *self.folded(), *geometry)
@@ -28,7 +30,7 @@ class FoldedConv2d(Conv2d):
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution and the normalisation in one."""
-        if self._learns() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if self._learns() or is_captured():
             return self._fold()
         sources = (self.weight, *self.norm.buffers())
         if any(x.is_inference() for x in sources):  # their changes are not counted
@@ -55,13 +57,9 @@ class FoldedConv2d(Conv2d):
         return scale, bias
 
 
-def _is_followed_by_torch(x: Tensor) -> bool:
-    """Whether torch must see a plain convolution, to cast, trace or compile it."""
-    return (
-        torch.is_autocast_enabled(x.device.type)
-        or torch.jit.is_tracing()
-        or torch.compiler.is_compiling()
-    )
+def is_captured() -> bool:
+    """Whether torch is tracing or compiling, and must see plain operators on the weights."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 class _ScaledConv(torch.autograd.Function):

@@ -2,7 +2,7 @@ import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from torch import Tensor
 
-from d2detr.layers.frozen_norm import FoldedConv2d
+from d2detr.layers.frozen_norm import FoldedConv2d, is_captured
 
 
 class FusedBottleneck(BottleneckBlock):
@@ -31,8 +31,7 @@ def _can_fuse(x: Tensor) -> bool:
         and x.dtype == torch.float32
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
-        and not torch.compiler.is_compiling()
+        and not is_captured()
         and torch.backends.mkldnn.is_available()
     )
 
