@@ -444,6 +444,9 @@ def test_checkpoint_without_optimizer_is_resumed_with_a_warning(tmp_path, tiny_d
 def test_two_processes_train_on_the_cpu(tmp_path):
     script = tmp_path / "train.py"
     script.write_text("""
+import atexit
+from pathlib import Path
+
 import d2detr
 import torch
 from detectron2.engine import SimpleTrainer, create_ddp_model, launch
@@ -455,9 +458,14 @@ class Model(torch.nn.Linear):
         return {"loss": super().forward(batch).mean()}
 
 
+def write_threads(file):
+    file.write_text(str([path.read_text() for path in Path("/proc/self/task").glob("*/comm")]))
+
+
 def main(folder):
     assert comm.get_world_size() == comm.get_local_size() == 2
     rank = comm.get_rank()
+    atexit.register(write_threads, Path(folder, f"threads{rank}"))
     assert comm.get_local_rank() == rank
     assert comm.all_gather(rank) == [0, 1]
     model = create_ddp_model(Model(2, 1))
@@ -474,6 +482,8 @@ if __name__ == "__main__":
     run_python(str(script), str(tmp_path))
     weights = [(tmp_path / str(rank)).read_text() for rank in range(2)]
     assert weights[0] == weights[1]
+    for rank in range(2):
+        assert "gloo" not in (tmp_path / f"threads{rank}").read_text()
 
 
 # ------------------------------------------------------------------------------------------------

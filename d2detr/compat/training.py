@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import random
 from collections.abc import Callable
@@ -31,13 +32,18 @@ def distributed_worker(*args: Any) -> None:
 
 
 def leave_process_group() -> None:
-    """Waits for the other processes and leaves their group, if this process is in one.
+    """Waits for the other processes and leaves their groups, if this process is in one.
 
-    A process that exits as a member of a gloo group aborts now and then, after all work is done.
+    gloo's threads live as long as their group, and one that still has a tensor to free when
+    Python shuts down aborts the process, after all work is done. So nothing may keep a group.
     """
     if distributed.is_available() and distributed.is_initialized():
-        import_module("detectron2.utils.comm").synchronize()
+        comm = import_module("detectron2.utils.comm")
+        comm.synchronize()
+        comm._LOCAL_PROCESS_GROUP = None
+        comm._get_global_gloo_group.cache_clear()
         distributed.destroy_process_group()
+        gc.collect()  # models in DistributedDataParallel hold the group, too
 
 
 def run_on_cpu_or_gpu(
