@@ -32,18 +32,18 @@ class _Dropout(torch.autograd.Function):
     def forward(ctx: FunctionCtx, x: Tensor, p: float) -> Tensor:
         ctx.p, kept = p, _draw_kept(x, p)
         ctx.save_for_backward(kept)
-        return _keep(x, kept, p)
+        return (x * kept).mul_(1 / (1 - p))
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         (kept,) = ctx.saved_tensors
-        return _keep(grad, kept, ctx.p), None
+        return (grad * kept).mul_(1 / (1 - ctx.p)), None
 
 
 class _ReLUDropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, p: float) -> Tensor:
-        result = _keep(F.relu(x), _draw_kept(x, p), p)
+        result = F.relu(x).mul_(_draw_kept(x, p)).mul_(1 / (1 - p))
         ctx.p = p
         ctx.save_for_backward(result)
         return result
@@ -52,7 +52,7 @@ class _ReLUDropout(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         # An element that was dropped is 0, like one that ReLU stopped.
         (result,) = ctx.saved_tensors
-        return _keep(grad, result > 0, ctx.p), None
+        return torch.ops.aten.threshold_backward(grad, result, 0).mul_(1 / (1 - ctx.p)), None
 
 
 def _draw_kept(x: Tensor, p: float) -> Tensor:
@@ -61,7 +61,3 @@ def _draw_kept(x: Tensor, p: float) -> Tensor:
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
     dropped = round(p * 2**16) - 2**15
     return (bits.view(torch.int16)[: x.numel()] >= dropped).view(x.shape)
-
-
-def _keep(x: Tensor, kept: Tensor, p: float) -> Tensor:
-    return torch.ops.aten.native_dropout_backward(x, kept, 1 / (1 - p))  # the product, in one pass

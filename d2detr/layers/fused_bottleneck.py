@@ -6,14 +6,14 @@ from d2detr.layers.frozen_norm import FoldedConv2d, is_captured
 
 
 class FusedBottleneck(BottleneckBlock):
-    """Detectron2's block, whose last convolution adds the shortcut in inference on a CPU.
+    """Detectron2's block, whose last convolution adds the shortcut: on a CPU, without gradients.
 
     That spares a copy of the block's largest tensor and two passes over it; the result is the same
     to the last bit. Without a convolution in the shortcut, the input is overwritten.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _can_fuse(x):
+        if not _can_fuse(x, learns=self.conv3.weight.requires_grad):
             return super().forward(x)
         out = self.conv1(x).relu_()
         out = self.conv2(out).relu_()
@@ -25,11 +25,11 @@ class FusedBottleneck(BottleneckBlock):
         )
 
 
-def _can_fuse(x: Tensor) -> bool:
+def _can_fuse(x: Tensor, learns: bool) -> bool:
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
-        and not torch.is_grad_enabled()
+        and not (torch.is_grad_enabled() and (learns or x.requires_grad))
         and not torch.is_autocast_enabled("cpu")
         and not is_captured()
         and torch.backends.mkldnn.is_available()

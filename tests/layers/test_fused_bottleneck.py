@@ -49,11 +49,14 @@ def test_features_are_the_same_and_none_is_overwritten(backbones):
         torch.testing.assert_close(features[name], expected[name], rtol=0, atol=0)
 
 
-def test_training_is_left_alone(backbones):
+@pytest.mark.parametrize("frozen", [(), ("res2",)])
+def test_gradients_are_the_same(backbones, frozen):
     x = torch.randn(1, 16, 8, 8)
     gradients = []
     for backbone in backbones:
-        backbone.train()(x)["res3"].sum().backward()
+        for name in frozen:
+            backbone.get_submodule(name).requires_grad_(False)
+        backbone.train()(x.clone())["res3"].sum().backward()
         gradients.append([p.grad for p in backbone.parameters()])
     torch.testing.assert_close(*gradients)
 
