@@ -5,14 +5,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from torch import Tensor, nn
 
 from d2detr.data import build_dataset_mapper
+from d2detr.data.loading import load_dataset
 from d2detr.engine.setup import load_config
-from d2detr.errors import UserError
 
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -113,10 +112,7 @@ class Workload:
 
     def load_dataset(self, default: str = "") -> list[dict[str, Any]]:
         """The records of ``dataset`` or, if none is given, of another registered one."""
-        name = self.dataset or default
-        if name not in DatasetCatalog.list():
-            raise UserError(f"--dataset {name} is not registered.")
-        return DatasetCatalog.get(name)
+        return load_dataset(self.dataset or default)
 
     def _dataset_images(self, count: int) -> list[dict[str, Any]]:
         mapper = build_dataset_mapper(self.cfg, is_train=False)

@@ -54,7 +54,8 @@ def draw_results(
         The mistakes in the whole dataset by kind; empty for panoptic datasets.
 
     Raises:
-        UserError: there is no such results file, or the order is unknown.
+        UserError: there is no such results file, it is panoptic and the dataset is not, or the
+            order is unknown.
     """
     if order not in ORDERS:
         raise UserError(f"Order {order!r} is unknown; choose from {', '.join(ORDERS)}.")
@@ -69,6 +70,11 @@ def draw_results(
     for result in results["annotations"] if is_panoptic else results:
         of_image[result["image_id"]].append(result)
     dataset = load_dataset(dataset_name)
+    if is_panoptic and not all("pan_seg_file_name" in record for record in dataset):
+        raise UserError(
+            f"{results_file} holds panoptic segmentations, but dataset {dataset_name!r} has none "
+            "to compare with. Name its panoptic dataset, or give coco_instances_results.json."
+        )
     metadata = MetadataCatalog.get(dataset_name)
     directory = Path(results_file).parent / "panoptic"
     mistakes = []

@@ -46,6 +46,13 @@ def test_missing_results(shapes, tmp_path):
         draw_results(shapes, tmp_path / "none.json", tmp_path / "grid.png")
 
 
+def test_panoptic_results_of_a_dataset_of_boxes(shapes, tmp_path):
+    results = tmp_path / "panoptic.json"
+    results.write_text(json.dumps({"annotations": []}))
+    with pytest.raises(UserError, match=f"'{shapes}' has none to compare with"):
+        draw_results(shapes, results, tmp_path / "grid.png")
+
+
 def encode(mask):
     rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
     return {"size": rle["size"], "counts": rle["counts"].decode()}
