@@ -35,7 +35,11 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=parse_count, default=0, help="of the CPU; default: torch's choice"
     )
-    parser.add_argument("--rounds", type=parse_count, default=10, help="timed steps of each")
+    parser.add_argument(
+        "--rounds",
+        type=parse_count,
+        help="timed steps of each; default: 10, or all 100 images of a --dataset in --task eval",
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
     parser.add_argument("--profile", action="store_true", help="show where our time goes instead")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
@@ -48,6 +52,8 @@ def main() -> None:
             )
         if args.json and not Path(args.json).absolute().parent.is_dir():
             raise UserError(f"--json {args.json}: there is no such folder.")
+        if args.json and Path(args.json).is_dir():
+            raise UserError(f"--json {args.json} is a folder; name a file.")
         workload = Workload(
             config_file=args.config_file,
             opts=tuple(args.opts),
@@ -62,7 +68,8 @@ def main() -> None:
         if args.profile:
             print(profile_step(TASKS[args.task].ours(workload)))
             return
-        report = run_benchmark(args.task, workload, compare=args.compare, rounds=args.rounds)
+        rounds = args.rounds or (100 if args.task == "eval" and args.dataset else 10)
+        report = run_benchmark(args.task, workload, compare=args.compare, rounds=rounds)
     print(format_report(report))
     if args.json:
         Path(args.json).write_text(json.dumps(report, indent=2) + "\n")

@@ -117,6 +117,7 @@ def analyze(
     cfg.defrost()
     # A model without its weights finds nothing, and no masks would be made of that.
     cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 0.0
+    cfg.MODEL.COMPILE = False  # what is compiled cannot be traced, and costs the same
     model, inputs = build_model(cfg), synthetic_inputs(size, batch)
 
     analysis = Analysis([name for name, _ in model.named_modules()], cfg.MODEL.DEVICE)

@@ -112,7 +112,8 @@ def measure_memory(build: Callable[..., Step], *args: Any, steps: int = 2) -> Me
         args: what it is called with; picklable.
         steps: how many.
     """
-    with get_context("spawn").Pool(1) as pool:
+    threads = torch.get_num_threads()
+    with get_context("spawn").Pool(1, torch.set_num_threads, (threads,)) as pool:
         return pool.apply(_run_and_measure, (build, args, steps))
 
 

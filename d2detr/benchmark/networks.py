@@ -1,6 +1,7 @@
 """Training steps and inference of whole models."""
 
 from collections.abc import Callable
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from d2detr.benchmark.measure import Step
 from d2detr.benchmark.peer import build_image_processor, build_peer, peer_inputs, peer_labels
-from d2detr.benchmark.workload import AMP, Workload
+from d2detr.benchmark.workload import AMP, DATASET_IMAGES, Workload
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
 from d2detr.modeling.backbone import build_detr_backbone
@@ -120,14 +121,5 @@ def our_backbone(workload: Workload, *, plain: bool = False, channels_last: bool
 
 def _in_turn(workload: Workload) -> Callable[[], list[dict[str, Any]]]:
     """Returns batches of the workload's images, over and over."""
-    count = 100 if workload.dataset else workload.batch
-    images = workload.images(count)
-    start = 0
-
-    def next_batch() -> list[dict[str, Any]]:
-        nonlocal start
-        batch = images[start : start + workload.batch]
-        start = (start + workload.batch) % len(images)
-        return batch
-
-    return next_batch
+    images = cycle(workload.images(DATASET_IMAGES if workload.dataset else workload.batch))
+    return lambda: list(islice(images, workload.batch))

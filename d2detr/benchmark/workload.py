@@ -1,6 +1,7 @@
 """What the contenders are given: a config, images and their objects."""
 
 from dataclasses import dataclass, field, fields
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from d2detr.data import build_dataset_mapper
 from d2detr.data.loading import load_dataset
 from d2detr.engine.setup import load_config
+from d2detr.errors import UserError
 
+DATASET_IMAGES = 100  # that inference is timed on, as in published tables
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -28,7 +31,8 @@ class Workload:
         objects: of every image.
         amp: a key of :data:`AMP`.
         compile: compile our model (``MODEL.COMPILE``).
-        dataset: take the images from this registered dataset instead of making them up.
+        dataset: take the images from this registered dataset instead of making them up, over and
+            over if it has fewer.
         threads: of torch on the CPU; 0 leaves its choice.
     """
 
@@ -45,6 +49,8 @@ class Workload:
 
     def __post_init__(self):
         cfg = load_config(self.config_file, list(self.opts))
+        if cfg.SOLVER.AMP.ENABLED:
+            raise UserError("Mixed precision is measured with --amp, not with SOLVER.AMP.ENABLED.")
         if self.compile:
             cfg.MODEL.COMPILE = True
         if cfg.MODEL.DETR.NUM_CLASSES == 0:
@@ -92,10 +98,10 @@ class Workload:
 
     def training_batch(self) -> list[dict[str, Any]]:
         """Inputs of training: images with ``instances``."""
-        height, width = self.size
         generator = torch.Generator().manual_seed(1)
         batch = []
         for x in self.images(self.batch):
+            height, width = x["image"].shape[-2:]
             instances = Instances((height, width))
             sides = torch.rand(self.objects, 2, generator=generator) * 0.5 + 0.05
             corner = torch.rand(self.objects, 2, generator=generator) * (1 - sides)
@@ -116,7 +122,7 @@ class Workload:
 
     def _dataset_images(self, count: int) -> list[dict[str, Any]]:
         mapper = build_dataset_mapper(self.cfg, is_train=False)
-        return [mapper(x) for x in self.load_dataset()[:count]]
+        return [mapper(x) for x in islice(cycle(self.load_dataset()), count)]
 
 
 def _filled_boxes(boxes: Tensor, height: int, width: int) -> Tensor:

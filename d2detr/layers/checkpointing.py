@@ -1,3 +1,7 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +15,20 @@ class _Recomputing:
             return checkpoint(super().forward, *args, use_reentrant=False)
         return super().forward(*args)
 
+    def __reduce_ex__(self, protocol: int) -> tuple[Callable, ...]:
+        # Pickling and copying find a class by its name, which those made here do not have.
+        _, _, *state = super().__reduce_ex__(protocol)
+        return _new, (type(self).__bases__[1],), *state
+
+
+@cache
+def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(kind.__name__, (_Recomputing, kind), {})
+
+
+def _new(kind: type[nn.Module]) -> nn.Module:
+    return object.__new__(_recomputing(kind))
+
 
 def recompute_activations(module: nn.Module) -> None:
     """Make a module compute its activations again in the backward pass and not store them.
@@ -20,5 +38,4 @@ def recompute_activations(module: nn.Module) -> None:
     Args:
         module: changed in place.
     """
-    kind = type(module)
-    module.__class__ = type(kind.__name__, (_Recomputing, kind), {})
+    module.__class__ = _recomputing(type(module))

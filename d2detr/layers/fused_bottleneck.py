@@ -13,7 +13,7 @@ class FusedBottleneck(BottleneckBlock):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not _can_fuse(x, learns=self.conv3.weight.requires_grad):
+        if not self._can_fuse(x):
             return super().forward(x)
         out = self.conv1(x).relu_()
         out = self.conv2(out).relu_()
@@ -24,16 +24,20 @@ class FusedBottleneck(BottleneckBlock):
             shortcut, out, *conv.folded(), *geometry, conv.groups, "add", 1.0, "relu", [], ""
         )
 
+    def _can_fuse(self, x: Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not (torch.is_grad_enabled() and self._has_gradients(x))
+            and not torch.is_autocast_enabled("cpu")
+            and not is_captured()
+            and torch.backends.mkldnn.is_available()
+            # Of the last convolution, which is not called.
+            and not (self.conv3._forward_hooks or self.conv3._forward_pre_hooks)
+        )
 
-def _can_fuse(x: Tensor, learns: bool) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not (torch.is_grad_enabled() and (learns or x.requires_grad))
-        and not torch.is_autocast_enabled("cpu")
-        and not is_captured()
-        and torch.backends.mkldnn.is_available()
-    )
+    def _has_gradients(self, x: Tensor) -> bool:
+        return x.requires_grad or any(p.requires_grad for p in self.parameters())
 
 
 def fuse_bottlenecks(backbone: ResNet) -> None:

@@ -34,6 +34,26 @@ def test_padding_of_different_sizes(measure, grouping):
     assert 0 < report["workload"]["padded_share"] < 9 / 16
 
 
+def test_dataset_is_repeated_where_it_is_small(few_shapes):
+    mask_model = get_config_file("quickstart_panoptic.yaml")
+    options = ("MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "")
+    workload = Workload(mask_model, opts=options, batch=30, size=(300, 400), dataset=few_shapes)
+    for task in ("train", "eval"):
+        report = run_benchmark(task, workload, rounds=1, warmup=0)
+        contender = report["contenders"]["d2detr"]
+        seconds = contender["seconds"]["median"]
+        assert contender["images_per_second"] == pytest.approx(30 / seconds)
+    batch = workload.training_batch()
+    assert len(batch) == 30
+    assert all(x["instances"].image_size == x["image"].shape[-2:] for x in batch)
+
+
+def test_precision_is_not_set_in_two_places():
+    options = ("SOLVER.AMP.ENABLED", "True")
+    with pytest.raises(UserError, match="measured with --amp"):
+        Workload(get_config_file("quickstart.yaml"), opts=options)
+
+
 def test_peer_makes_the_same_image(measure):
     pytest.importorskip("transformers", reason="needs transformers")
     report = measure(*NO_FLIP, compare="huggingface")

@@ -49,16 +49,27 @@ def test_features_are_the_same_and_none_is_overwritten(backbones):
         torch.testing.assert_close(features[name], expected[name], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("frozen", [(), ("res2",)])
-def test_gradients_are_the_same(backbones, frozen):
+@pytest.mark.parametrize(
+    "learns", ["", "res3", "res2.1.conv1", "res2.1.conv2", "res2.1.conv3", "res3.0.shortcut"]
+)
+def test_gradients_are_the_same(backbones, learns):
     x = torch.randn(1, 16, 8, 8)
     gradients = []
     for backbone in backbones:
-        for name in frozen:
-            backbone.get_submodule(name).requires_grad_(False)
-        backbone.train()(x.clone())["res3"].sum().backward()
+        backbone.requires_grad_(False).get_submodule(learns).requires_grad_(True)
+        features = backbone.train()(x.clone())
+        (features["res2"].sum() + features["res3"].sum()).backward()
+        assert any(p.grad is not None for p in backbone.parameters())
         gradients.append([p.grad for p in backbone.parameters()])
     torch.testing.assert_close(*gradients)
+
+
+def test_hooks_of_the_last_convolution_are_called(backbones):
+    called = []
+    backbones[1].res3[0].conv3.register_forward_hook(lambda *args: called.append(args))
+    with torch.no_grad():
+        backbones[1](torch.randn(1, 16, 8, 8))
+    assert called
 
 
 def test_autocast_is_left_alone(backbones):

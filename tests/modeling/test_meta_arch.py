@@ -1,6 +1,7 @@
 """Detectron2's expectations of a model, and DETR's own promises."""
 
 import copy
+import pickle
 import shutil
 
 import pytest
@@ -290,6 +291,7 @@ def test_yaml_of_the_original_wrapper_builds(tmp_path):
         ("IN_FEATURE", "res5", "IN_FEATURE is 'res5', but the backbone gives .'res3'."),
         ("DEC_LAYERS", 0, "DEC_LAYERS is 0, but must be at least 1"),
         ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0"),
+        ("DROPOUT", 1.0, "DROPOUT is 1.0; it must be at least 0 and below 1"),
         ("POSITION_EMBEDDING", "cosine", "choose from"),
     ],
 )
@@ -345,6 +347,16 @@ def test_recomputed_activations_take_less_memory_and_give_the_same(tiny_cfg, par
         results.append([total, *(x.grad for x in model.parameters()), model.state_dict()])
     torch.testing.assert_close(*results)
     assert stored[1] < 0.9 * stored[0]
+
+
+@pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_recomputing_models_can_be_copied(tiny_cfg, copied_by):
+    tiny_cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = ("backbone", "encoder", "decoder")
+    model = build_model(tiny_cfg)
+    copied = copied_by(model)
+    assert str(copied) == str(model)
+    assert [type(x) for x in copied.modules()] == [type(x) for x in model.modules()]
+    torch.testing.assert_close(copied.state_dict(), model.state_dict())
 
 
 def test_unknown_part_to_recompute(tiny_cfg):
