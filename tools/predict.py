@@ -8,7 +8,7 @@ import argparse
 import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.engine import exit_on_user_error, load_config
+from d2detr.engine import exit_on_user_error
 from d2detr.engine.predict import predict_images, predict_video
 from d2detr.engine.prediction_inputs import Video, find_images
 from d2detr.engine.predictor import Predictor
@@ -36,8 +36,12 @@ def parse_args() -> argparse.Namespace:
 def main(args: argparse.Namespace) -> int:
     """Predict; returns the number of files that could not be read."""
     files = find_images(args.input) if args.input else []
-    config = load_config(args.config_file, args.opts) if args.opts else args.config_file
-    predictor = Predictor(config, args.weights, score_threshold=args.confidence_threshold)
+    predictor = Predictor(
+        args.config_file,
+        args.weights,
+        score_threshold=args.confidence_threshold,
+        opts=args.opts,
+    )
     if not args.input:
         source = args.video_input if args.video_input is not None else args.webcam
         predict_video(predictor, Video(source), args.output, args.batch_size)

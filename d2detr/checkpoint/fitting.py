@@ -76,5 +76,6 @@ def _fit_classes(
     report.partial[key] = what
     if wanted:
         report.carried_classes = [wanted[row] for row in rows]
-        report.new_classes = [name for i, name in enumerate(wanted) if name and i not in rows]
+    names = wanted or [f"number {i}" for i in range(len(own) - 1)]
+    report.new_classes = [name for i, name in enumerate(names) if name and i not in rows]
     return fitted

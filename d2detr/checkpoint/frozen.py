@@ -12,9 +12,15 @@ def check_frozen_weights(cfg: CfgNode) -> None:
     """Check that training would load one box model and not two, of which one is overwritten.
 
     Raises:
-        UserError: ``MODEL.WEIGHTS`` and ``MODEL.DETR.FROZEN_WEIGHTS`` are both set.
+        UserError: ``MODEL.WEIGHTS`` and ``MODEL.DETR.FROZEN_WEIGHTS`` are both set, or neither
+            although the box model is frozen.
     """
     weights, frozen = cfg.MODEL.WEIGHTS, cfg.MODEL.DETR.FROZEN_WEIGHTS
+    if cfg.MODEL.DETR.FREEZE_BOX_MODEL and not (weights or frozen):
+        raise UserError(
+            "MODEL.DETR.FREEZE_BOX_MODEL is True, but there are no weights to freeze: set "
+            "MODEL.WEIGHTS or MODEL.DETR.FROZEN_WEIGHTS to a trained box model."
+        )
     if weights and frozen:
         raise UserError(
             f"MODEL.WEIGHTS {weights} and MODEL.DETR.FROZEN_WEIGHTS {frozen} are both set, but "
@@ -33,7 +39,7 @@ def load_frozen_weights(path: str, model: nn.Module) -> None:
         model: a DETR with a mask head.
 
     Raises:
-        UserError: the file cannot be had or fits nothing.
+        UserError: the file cannot be had, or is not of the whole box model.
     """
     if not path:
         return
@@ -42,3 +48,28 @@ def load_frozen_weights(path: str, model: nn.Module) -> None:
     mask_head = {key: value.clone() for key, value in model.mask_head.state_dict().items()}
     DetectionCheckpointer(model).load(path, checkpointables=[])
     model.mask_head.load_state_dict(mask_head)
+    check_box_model_is_trained(model, f"MODEL.DETR.FROZEN_WEIGHTS {path}")
+
+
+def check_box_model_is_trained(model: nn.Module, source: str) -> None:
+    """Check that the weights loaded last leave nothing random that is frozen.
+
+    Args:
+        model: a DETR whose box model is frozen.
+        source: of the weights, for the message.
+
+    Raises:
+        UserError: parts of the box model were not in the weights.
+    """
+    report = model.load_report
+    lacking = [
+        key for keys in report.kept.values() for key in keys if not key.startswith("mask_head.")
+    ]
+    if lacking or report.new_classes:
+        what = f"{len(lacking)} tensors, such as {lacking[0]}" if lacking else "the classes "
+        raise UserError(
+            f"{source} lacks {what}{', '.join(report.new_classes) if not lacking else ''}, which "
+            "could never be learned, as the box model is frozen. Train boxes of these classes "
+            "first, or train boxes and masks together: MODEL.WEIGHTS in place of "
+            "MODEL.DETR.FROZEN_WEIGHTS, and MODEL.DETR.FREEZE_BOX_MODEL False."
+        )

@@ -6,7 +6,7 @@ Importing this package registers ``shapes_train``, ``shapes_val`` and their pano
 from d2detr.data.augmentation import ResizeShortSide, build_augmentation, short_side_shape
 from d2detr.data.auto import register_auto_dataset
 from d2detr.data.build import build_dataset_mapper
-from d2detr.data.checks import check_annotations, check_datasets
+from d2detr.data.checks import check_annotations, check_datasets, check_on_main_process
 from d2detr.data.classes import (
     check_num_classes,
     resolve_class_names,
@@ -27,6 +27,7 @@ __all__ = [
     "build_dataset_mapper",
     "check_annotations",
     "check_datasets",
+    "check_on_main_process",
     "check_num_classes",
     "in_batches",
     "register_auto_dataset",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,10 +83,19 @@ def check_datasets(cfg: CfgNode, is_train: bool = True) -> None:
         UserError: a dataset is not registered, lacks files, has unreadable ones, has another
             number of classes than the model, or annotations that cannot be used.
     """
+    check_on_main_process(lambda: _check_datasets(cfg, is_train))
+
+
+def check_on_main_process(check: Callable[[], None]) -> None:
+    """Check something that is the same for all processes once; all of them must call this.
+
+    Raises:
+        UserError: in all processes, if ``check`` raises it.
+    """
     problem = None
     if comm.is_main_process():
         try:
-            _check_datasets(cfg, is_train)
+            check()
         except UserError as error:
             problem = error
     # A process that is told nothing would wait for the others in vain.
@@ -134,10 +143,11 @@ def _check_annotations(
             raise UserError(f"Dataset {name!r}: {where} {problem}.{more}")
 
     crowd = np.array([item.get("iscrowd", 0) != 0 for item in annotations], dtype=bool)
-    required = ["category_id", "bbox", "bbox_mode"] + ["segmentation"] * needs_masks
-    for key in required:
-        lacking = np.array([key not in item for item in annotations], dtype=bool)
-        reject(lacking & ~crowd if key == "segmentation" else lacking, f"has no {key!r}")
+    for key in ("category_id", "bbox", "bbox_mode"):
+        reject(np.array([key not in item for item in annotations], dtype=bool), f"has no {key!r}")
+    if needs_masks:
+        lacking = np.array([_lacks_mask(item) for item in annotations], dtype=bool)
+        reject(lacking & ~crowd, "has no 'segmentation', which MODEL.MASK_ON trains on")
     category_ids = np.array([item["category_id"] for item in annotations], dtype=np.int64)
     reject(
         (category_ids < 0) | (category_ids >= num_classes),
@@ -146,6 +156,11 @@ def _check_annotations(
     table = table_from_records(dataset, class_names)
     reject(~np.isfinite(table.boxes).all(axis=1), "has a box that is not finite")
     return table
+
+
+def _lacks_mask(annotation: dict[str, Any]) -> bool:
+    segmentation = annotation.get("segmentation")
+    return segmentation is None or isinstance(segmentation, list) and not segmentation
 
 
 def _count(table: AnnotationTable) -> AnnotationCounts:
@@ -175,7 +190,8 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
         trained_on = name in train_names
         if trained_on and not any("annotations" in record for record in dataset):
             raise UserError(f"Dataset {name!r} has no boxes to train on.")
-        needs_masks = trained_on and cfg.MODEL.MASK_ON
+        has_segments = any("segments_info" in record for record in dataset)
+        needs_masks = trained_on and cfg.MODEL.MASK_ON and not has_segments
         class_names = MetadataCatalog.get(name).get("thing_classes")
         class_names = class_names or [str(label) for label in range(num_classes)]
         table = tables[name] = _check_annotations(name, dataset, class_names, needs_masks)
@@ -184,7 +200,7 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
         )
         compare_segments(dataset)
         _reject_sizes(name, table, states)
-        _warn_of(name, _usable_but_doubtful(cfg, table, trained_on, needs_masks))
+        _warn_of(name, _usable_but_doubtful(cfg, name, table, trained_on, needs_masks))
         logger.info(f"{name}: {_count(table)}. Checked in {time.perf_counter() - start:.1f} s.")
     for name in cfg.DATASETS.TEST if len(train_names) == 1 else ():
         if name not in train_names:
@@ -198,13 +214,16 @@ def _reject_sizes(name: str, table: AnnotationTable, states: dict[str, ImageStat
 
 
 def _usable_but_doubtful(
-    cfg: CfgNode, table: AnnotationTable, trained_on: bool, needs_masks: bool
+    cfg: CfgNode, name: str, table: AnnotationTable, trained_on: bool, needs_masks: bool
 ) -> Iterable[Finding]:
     names = [f"annotation of {table.file_names[owner]}" for owner in table.owners]
     # The others are part of the counts, because crowds and clipped boxes are common.
     yield from (x for x in box_findings(table, names) if x.code == "duplicate_box")
     if needs_masks:
-        yield from mask_findings(table, names)
+        for finding in mask_findings(table, names):
+            if finding.code == "unusable_mask":
+                raise UserError(f"Dataset {name!r}: {_say(finding)}.")
+            yield finding
     if trained_on:
         yield from crowded_findings(table, cfg.MODEL.DETR.NUM_OBJECT_QUERIES)
 

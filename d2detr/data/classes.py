@@ -106,18 +106,25 @@ def categories_of(name: str) -> list[dict[str, Any]] | None:
         name: a registered dataset that has been loaded.
 
     Returns:
-        Dicts with "id" and "name"; None if the dataset does not name its classes.
+        Dicts with "id" and "name", and "isthing" (1 or 0) of a dataset with stuff among them; None
+        if the dataset does not name its classes.
     """
     metadata = MetadataCatalog.get(name)
     names = metadata.get("thing_classes")
     if names is None:
         return None
-    ids = {
-        index: category_id
-        for kind in ("stuff", "thing")
-        for category_id, index in metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}).items()
-    }
-    return [{"id": ids.get(index, index), "name": name} for index, name in enumerate(names)]
+    things, stuff = (
+        {index: category_id for category_id, index in ids.items()}
+        for ids in (
+            metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}) for kind in ("thing", "stuff")
+        )
+    )
+    ids = {**stuff, **things}
+    categories = [{"id": ids.get(index, index), "name": name} for index, name in enumerate(names)]
+    if things.keys() | stuff.keys() == set(range(len(names))) and not things.keys() & stuff.keys():
+        for index, category in enumerate(categories):
+            category["isthing"] = int(index in things)
+    return categories
 
 
 def write_categories(cfg: CfgNode) -> None:

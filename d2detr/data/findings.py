@@ -131,15 +131,25 @@ def box_findings(table: AnnotationTable, names: Sequence[str]) -> Iterable[Findi
 
 def mask_findings(table: AnnotationTable, names: Sequence[str]) -> Iterable[Finding]:
     """Find masks that cannot be read, and masks that are elsewhere than their box."""
-    rows = [i for i, x in enumerate(table.segmentations) if x and not table.crowd[i] and len(x) > 0]
-    mask_boxes = np.array([_mask_box(table.segmentations[i]) for i in rows]).reshape(-1, 4)
+    rows = [
+        i
+        for i, x in enumerate(table.segmentations)
+        if x is not None and len(x) > 0 and not table.crowd[i]
+    ]
+    sizes = np.concatenate((table.sizes, [[np.inf, np.inf]]))[table.owners]
+    mask_boxes = np.array([_mask_box(table.segmentations[i], sizes[i]) for i in rows])
+    mask_boxes = mask_boxes.reshape(-1, 4)
     boxes = table.boxes[rows]
     pixels, share = MASK_TOLERANCE
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2))
     unreadable = np.isnan(mask_boxes).any(axis=1)
     elsewhere = (np.abs(mask_boxes - boxes) > pixels + share * sides).any(axis=1)
     for code, message, chosen in (
-        ("unusable_mask", "masks are neither polygons of three points nor RLE", unreadable),
+        (
+            "unusable_mask",
+            "masks are neither polygons of three points nor RLE or bitmaps of the image's size",
+            unreadable,
+        ),
         ("mask_mismatch", "masks do not fit their box", elsewhere & ~unreadable),
     ):
         found = [rows[i] for i in np.flatnonzero(chosen)]
@@ -253,15 +263,28 @@ def _shift_hint(annotations: list[dict[str, Any]], category_ids: set) -> str:
     return ""
 
 
-def _mask_box(segmentation: Any) -> list[float]:
-    """Return the box (XYXY) around polygons or an RLE; NaN if it cannot be read."""
+def _mask_box(segmentation: Any, image_size: np.ndarray) -> list[float]:
+    """Return the box (XYXY) around polygons, an RLE or a bitmap; NaN if it cannot be used.
+
+    Args:
+        segmentation: in Detectron2's dataset format.
+        image_size: width and height; infinite where they are not known.
+    """
+    is_known = np.isfinite(image_size).all()
     try:
+        if not isinstance(segmentation, (dict, list)):
+            segmentation = mask_util.encode(np.asfortranarray(segmentation, dtype=np.uint8))
         if isinstance(segmentation, dict):
+            if is_known and list(segmentation["size"]) != image_size[::-1].tolist():
+                return [np.nan] * 4
             if isinstance(segmentation["counts"], list):
                 segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
             x, y, width, height = mask_util.toBbox(segmentation).tolist()
             return [x, y, x + width, y + height]
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        if any(
+            len(polygon) < 6 or len(polygon) % 2 or not np.isfinite(polygon).all()
+            for polygon in segmentation
+        ):
             return [np.nan] * 4
         xs = [x for polygon in segmentation for x in polygon[::2]]
         ys = [y for polygon in segmentation for y in polygon[1::2]]

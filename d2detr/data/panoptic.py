@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,28 +108,40 @@ def panoptic_annotations(
 
 
 def describe_segments(record: dict[str, Any]) -> dict[str, Any]:
-    """A record whose segments are annotations as far as ``segments_info`` tells, without its PNG.
+    """A record whose segments are annotations as far as ``segments_info`` tells, without masks.
 
     Records of other formats are returned as they are.
     """
     if "segments_info" not in record:
         return record
     annotations = [
-        {"bbox": [0, 0, 1, 1], "segmentation": None, **segment, "bbox_mode": BoxMode.XYWH_ABS}
+        {"bbox": [0, 0, 1, 1], **segment, "bbox_mode": BoxMode.XYWH_ABS}
         for segment in record["segments_info"]
     ]
     return {**record, "annotations": annotations}
 
 
 def compare_segments(dataset: list[dict[str, Any]]) -> None:
-    """Check that PNGs of a dataset have the segments and sizes that they should have.
+    """Check segments' ids, and that PNGs have the segments and sizes that they should have.
 
-    Of large datasets NUM_COMPARED images all over the dataset are checked.
+    Of large datasets the PNGs of NUM_COMPARED images all over the dataset are checked.
 
     Raises:
-        UserError: one has not.
+        UserError: an id cannot be a colour or is there twice, or a PNG is otherwise.
     """
     records = [record for record in dataset if "segments_info" in record]
+    for record in records:
+        ids = [segment.get("id") for segment in record["segments_info"]]
+        for segment_id in ids:
+            if not isinstance(segment_id, Integral) or not 0 < segment_id < 256**3:
+                raise UserError(
+                    f"segments_info of {record['pan_seg_file_name']} has id {segment_id!r}, which "
+                    "is not a whole number from 1 to 16777215, as colours of its PNG are."
+                )
+        if len(set(ids)) < len(ids):
+            raise UserError(
+                f"segments_info of {record['pan_seg_file_name']} has a segment id twice: {ids}."
+            )
     for index in np.unique(np.linspace(0, len(records) - 1, NUM_COMPARED).astype(int)):
         if not records:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from PIL import Image
+from torch import nn
 
 from d2detr.checkpoint import fetch_weights
 from d2detr.data import build_augmentation
@@ -36,9 +38,11 @@ class Predictor:
         weights: default: the best checkpoint of the run, or ``MODEL.WEIGHTS`` of the config.
         score_threshold: detections below it are left out, in [0, 1].
         device: default: that of the config, or the CPU where there is no GPU.
+        opts: ``KEY VALUE`` overrides of the config.
 
     Attributes:
-        categories: dicts with "id" and "name" of the model's classes, None if they are not known.
+        categories: dicts with "id" and "name" of the model's classes, and "isthing" of a panoptic
+            model's; None if they are not known.
         metadata: ``thing_classes`` and ``stuff_classes``, both of them all classes, and their
             colours if the dataset has them, for Detectron2's Visualizer.
 
@@ -53,8 +57,13 @@ class Predictor:
         *,
         score_threshold: float = 0.5,
         device: str | None = None,
+        opts: Sequence[str] = (),
     ):
-        cfg, run = _load(config)
+        cfg, run = _load(config, list(opts))
+        # Here already, so that no masks are computed to be thrown away.
+        cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = max(
+            score_threshold, cfg.MODEL.DETR.TEST.SCORE_THRESHOLD
+        )
         if weights is not None:
             cfg.MODEL.WEIGHTS = str(weights)
         elif run is not None:
@@ -66,7 +75,7 @@ class Predictor:
             cfg.MODEL.DETR.NUM_CLASSES = len(self.categories)
         fetch_weights(cfg.MODEL.WEIGHTS)
         self.cfg = cfg
-        self.model = build_model(cfg).eval()
+        self.model = _build_model(cfg, self.categories).eval()
         DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
         self.score_threshold = score_threshold
         self.metadata = Metadata()
@@ -170,18 +179,33 @@ def checkpoint_of_run(folder: str | os.PathLike) -> Path:
     raise UserError(f"{folder} holds a config.yaml, but no checkpoint.")
 
 
-def _load(config: CfgNode | str | os.PathLike) -> tuple[CfgNode, Path | None]:
+def _load(config: CfgNode | str | os.PathLike, opts: list[str]) -> tuple[CfgNode, Path | None]:
     """Return a config that may be changed, and the folder of its run if it has one."""
     if isinstance(config, CfgNode):
         cfg = config.clone()
         cfg.defrost()
+        cfg.merge_from_list(opts)
         return cfg, None
     path = require_existing(config, "Config or run folder")
     if path.is_dir():
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is not the folder of a run: it has no config.yaml.")
-        return load_config(str(path / "config.yaml")), path
-    return load_config(str(path)), None
+        return load_config(str(path / "config.yaml"), opts), path
+    return load_config(str(path), opts), None
+
+
+def _build_model(cfg: CfgNode, categories: list[dict[str, Any]] | None) -> nn.Module:
+    """Build a model; which classes are things need not be known from its dataset."""
+    detr = cfg.MODEL.DETR
+    is_told = categories is not None and all("isthing" in x for x in categories)
+    if not (detr.TEST.PANOPTIC_ON and is_told and len(categories) == detr.NUM_CLASSES):
+        return build_model(cfg)
+    cfg = cfg.clone()
+    cfg.MODEL.DETR.TEST.PANOPTIC_ON = False  # which would ask the dataset
+    model = build_model(cfg)
+    things = {index for index, category in enumerate(categories) if category["isthing"]}
+    model.segmenter = dataclasses.replace(model.segmenter, thing_classes=things)
+    return model
 
 
 def _find_categories(

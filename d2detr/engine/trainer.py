@@ -13,11 +13,17 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import Tensor, nn
 
-from d2detr.checkpoint import check_frozen_weights, fetch_weights, load_frozen_weights
+from d2detr.checkpoint import (
+    check_box_model_is_trained,
+    check_frozen_weights,
+    fetch_weights,
+    load_frozen_weights,
+)
 from d2detr.data import (
     ResumableTrainLoader,
     build_dataset_mapper,
     check_datasets,
+    check_on_main_process,
     in_batches,
     write_categories,
 )
@@ -45,6 +51,8 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode):
         check_frozen_weights(cfg)
         check_datasets(cfg)
+        # What evaluators lack is not to be found out after training.
+        check_on_main_process(lambda: [self.build_evaluator(cfg, x) for x in cfg.DATASETS.TEST])
         super().__init__(cfg)
         if comm.is_main_process():
             write_categories(cfg)
@@ -62,6 +70,9 @@ class Trainer(DefaultTrainer):
             fetch_weights(self.cfg.MODEL.WEIGHTS)
             load_frozen_weights(self.cfg.MODEL.DETR.FROZEN_WEIGHTS, self.checkpointer.model)
         super().resume_or_load(resume)
+        weights = self.cfg.MODEL.WEIGHTS
+        if self.cfg.MODEL.DETR.FREEZE_BOX_MODEL and weights:
+            check_box_model_is_trained(self.checkpointer.model, f"MODEL.WEIGHTS {weights}")
         self.data_loader.start_iter = self.start_iter
 
     def train(self) -> dict[str, Any] | None:
@@ -97,6 +108,11 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), "sampler_seed": self.data_loader.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        scaler, inner = getattr(self._trainer, "grad_scaler", None), state_dict.get("_trainer")
+        if scaler is not None and inner and not inner.get("grad_scaler"):
+            # Of a run in another precision; the scale starts anew.
+            inner = {**inner, "grad_scaler": scaler.state_dict()}
+            state_dict = {**state_dict, "_trainer": inner}
         super().load_state_dict(state_dict)
         self.data_loader.seed = state_dict.get("sampler_seed", self.data_loader.seed)
 
@@ -135,9 +151,15 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     check_datasets(cfg, is_train=False)
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    if not (resume and checkpointer.has_checkpoint()):
+    resumes = resume and checkpointer.has_checkpoint()
+    if not resumes:
         fetch_weights(cfg.MODEL.WEIGHTS)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if not (resumes or cfg.MODEL.WEIGHTS):
+        logger.warning(
+            "MODEL.WEIGHTS is empty: what is evaluated is random. MODEL.DETR.FROZEN_WEIGHTS is "
+            "read in training only; to evaluate what was trained into OUTPUT_DIR add --resume."
+        )
     report = getattr(model, "load_report", None)
     random = [key for keys in report.kept.values() for key in keys] if report else []
     if random:

@@ -1,4 +1,5 @@
 import logging
+from importlib import import_module
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -30,6 +31,8 @@ def _build_panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluato
     if cfg.MODEL.DETR.TEST.PANOPTIC_ON:
         # Last, because Detectron2's changes the predictions.
         api = cfg.TEST.PANOPTIC_API
+        if api:
+            _require_panopticapi()
         evaluators.append((COCOPanopticEvaluator if api else PanopticEvaluator)(name, output_dir))
     if not evaluators:
         raise UserError(
@@ -37,6 +40,17 @@ def _build_panoptic(cfg: CfgNode, name: str, output_dir: str) -> DatasetEvaluato
             f"({json_file}), and MODEL.DETR.TEST.PANOPTIC_ON is False."
         )
     return DatasetEvaluators(evaluators)
+
+
+def _require_panopticapi() -> None:
+    try:
+        import_module("panopticapi")
+    except ImportError as error:
+        raise UserError(
+            "TEST.PANOPTIC_API needs panopticapi: pip install "
+            "git+https://github.com/cocodataset/panopticapi.git, or set it to False for the same "
+            "numbers without it."
+        ) from error
 
 
 _EVALUATORS = {
@@ -58,7 +72,7 @@ def build_evaluator(
         output_dir: where results are written; default ``OUTPUT_DIR/inference``.
 
     Raises:
-        UserError: no evaluator is known for the type.
+        UserError: no evaluator is known for the type, or it lacks what it needs.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type", "coco")
     if evaluator_type not in _EVALUATORS:

@@ -1,3 +1,4 @@
+import logging
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,14 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
 from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 
 class FastCOCOEvaluator(COCOEvaluator):
-    """Detectron2's evaluator with masks encoded where they are, all of an image at once."""
+    """Detectron2's evaluator with masks encoded where they are, all of an image at once.
+
+    Predicted masks are evaluated if the dataset has masks, too.
+    """
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for x, output in zip(inputs, outputs, strict=True):
@@ -21,6 +27,16 @@ class FastCOCOEvaluator(COCOEvaluator):
                 results = self._predictions[-1]["instances"]
                 for result, rle in zip(results, encode_masks(masks), strict=True):
                     result["segmentation"] = rle
+
+    def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
+        tasks = super()._tasks_from_predictions(predictions)
+        annotations = self._coco_api.dataset.get("annotations", ())
+        if "segm" in tasks and not all("segmentation" in x for x in annotations):
+            logger.warning(
+                f"{self._metadata.name} has annotations without 'segmentation': no mask AP."
+            )
+            tasks = [x for x in tasks if x != "segm"]
+        return tasks
 
 
 def encode_masks(masks: Tensor) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import logging
-import multiprocessing
 import os
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor
@@ -36,18 +35,23 @@ class PanopticEvaluator(DatasetEvaluator):
     Every image is written at once, so that memory does not grow: ``panoptic/*.png`` and
     ``panoptic.json`` in the output directory are in the format of a COCO submission. Each worker
     evaluates the images that it predicted, if there are many in several processes. Images that
-    were not predicted do not count.
+    were not predicted do not count. Files are called like those of the truth.
 
     Args:
         dataset_name: a registered panoptic dataset; ``panoptic_json`` and ``panoptic_root`` of its
             metadata are the truth.
         output_dir: where predictions are written.
         num_processes: per worker; None takes up to 8, as many as there are CPU cores.
+
+    Raises:
+        UserError: ``panoptic_json`` is not in COCO's panoptic format.
     """
 
     def __init__(self, dataset_name: str, output_dir: str, num_processes: int | None = None):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._directory = Path(output_dir)
+        truth, _ = _read_truth(self._metadata.panoptic_json)
+        self._file_names = {image_id: x["file_name"] for image_id, x in truth.items()}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self._num_processes = num_processes or min(8, cores)
         # Apart, because some models number stuff for itself.
@@ -61,7 +65,9 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._predictions: list[dict[str, Any]] = []
-        (self._directory / "panoptic").mkdir(parents=True, exist_ok=True)
+        folders = {Path(self._directory, "panoptic", x).parent for x in self._file_names.values()}
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for x, output in zip(inputs, outputs, strict=True):
@@ -71,7 +77,9 @@ class PanopticEvaluator(DatasetEvaluator):
                     "and MODEL.DETR.TEST.PANOPTIC_ON to True, with weights that have a mask head."
                 )
             ids, segments = output["panoptic_seg"]
-            file_name = Path(x["file_name"]).stem + ".png"
+            if x["image_id"] not in self._file_names:
+                raise UserError(f"{self._metadata.panoptic_json} has no image {x['image_id']}.")
+            file_name = self._file_names[x["image_id"]]
             _write_segment_ids(self._directory / "panoptic" / file_name, ids.cpu().numpy())
             self._predictions.append(
                 {
@@ -152,9 +160,8 @@ def evaluate_panoptic_files(
         UserError: a PNG cannot be read, a prediction is for an unknown image, or pixels and
             segments do not fit together.
     """
-    content = json.loads(Path(true_json).read_text())
-    truth = {annotation["image_id"]: annotation for annotation in content["annotations"]}
-    quality = PanopticQuality(category["id"] for category in content["categories"])
+    truth, category_ids = _read_truth(true_json)
+    quality = PanopticQuality(category_ids)
     for prediction in predictions:
         if prediction["image_id"] not in truth:
             raise UserError(f"{true_json} has no image {prediction['image_id']}.")
@@ -173,9 +180,8 @@ def evaluate_panoptic_files(
     num_processes = min(num_processes, len(pairs) // _IMAGES_PER_PROCESS)
     with progress() as bar:
         if num_processes > 1:
-            # Spawned, because forking a process whose threads hold locks may hang.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(num_processes, mp_context=context) as executor:
+            # Started like the data loader's. Spawning would run a script without a guard again.
+            with ProcessPoolExecutor(num_processes) as executor:
                 for task, counts in zip(tasks, executor.map(compare, tasks), strict=True):
                     quality.counts += counts
                     bar.update(len(task))
@@ -184,6 +190,16 @@ def evaluate_panoptic_files(
                 quality.counts += compare(task)
                 bar.update(len(task))
     return quality
+
+
+def _read_truth(file_name: str) -> tuple[dict[int, dict[str, Any]], list[int]]:
+    """Read a panoptic JSON: its annotations by image id, and its category ids."""
+    content = json.loads(Path(file_name).read_text())
+    for key in ("annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise UserError(f"{file_name} is not in COCO's panoptic format: it has no {key!r}.")
+    annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    return annotations, [category["id"] for category in content["categories"]]
 
 
 def _compare_files(

@@ -6,6 +6,7 @@ pixels where the API takes the annotated ones; faster-coco-eval has no panoptic 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -50,7 +51,8 @@ class PanopticQuality:
 
         Args:
             true_ids: (H, W) segment ids, 0 for void.
-            true_segments: ``id``, ``category_id``, ``area`` and ``iscrowd`` of each segment.
+            true_segments: ``id``, ``category_id`` and, if they are not the number of pixels and 0,
+                ``area`` and ``iscrowd`` of each segment.
             predicted_ids: (H, W) segment ids, 0 for void.
             predicted_segments: ``id`` and ``category_id`` of each segment.
             name: of the image, for messages.
@@ -66,7 +68,10 @@ class PanopticQuality:
         overlap = _count_pairs(true_ids, predicted_ids)
         area = _count_ids(predicted_ids)
         self._check(area, predicted_segments, name)
-        truth = {segment["id"]: segment for segment in true_segments}
+        pixels: Counter[int] = Counter()
+        for (true_id, _), count in overlap.items():
+            pixels[true_id] += count
+        truth = {x["id"]: {"area": pixels[x["id"]], "iscrowd": 0, **x} for x in true_segments}
         predictions = {segment["id"]: segment["category_id"] for segment in predicted_segments}
 
         matched_true, matched_predictions = set(), set()

@@ -24,6 +24,8 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
         UserError: settings do not fit together, or metadata is missing.
     """
     detr = cfg.MODEL.DETR
+    if not 0 <= detr.DROPOUT < 1:
+        raise UserError(f"MODEL.DETR.DROPOUT is {detr.DROPOUT}; it must be at least 0 and below 1.")
     num_classes = resolve_num_classes(cfg)
     backbone = build_detr_backbone(cfg)
     return {
@@ -78,11 +80,14 @@ def _segmentation(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[st
                 "True, or PANOPTIC_ON to False for boxes alone."
             )
         return {"freeze_box_model": freeze}
-    if not 0 < detr.TEST.MASK_THRESHOLD < 1:
-        raise UserError(
-            f"MODEL.DETR.TEST.MASK_THRESHOLD is {detr.TEST.MASK_THRESHOLD}; it must be between 0 "
-            "and 1."
-        )
+    test = detr.TEST
+    for key, is_possible, limits in (
+        ("MASK_THRESHOLD", 0 < test.MASK_THRESHOLD < 1, "between 0 and 1"),
+        ("PANOPTIC_THRESHOLD", 0 <= test.PANOPTIC_THRESHOLD <= 1, "in [0, 1]"),
+        ("STUFF_AREA", test.STUFF_AREA >= 0, "at least 0"),
+    ):
+        if not is_possible:
+            raise UserError(f"MODEL.DETR.TEST.{key} is {test[key]}; it must be {limits}.")
     return {
         "mask_head": MaskHead.for_backbone(
             backbone, detr.IN_FEATURE, embed_dim=detr.HIDDEN_DIM, num_heads=detr.NHEADS

@@ -82,6 +82,30 @@ def test_frozen_weights_bring_the_box_model_alone(original, tmp_path):
     assert all(torch.equal(x, before[key]) for key, x in model.mask_head.state_dict().items())
 
 
+def test_frozen_weights_of_a_part_are_refused(original, tmp_path):
+    model = build("detr_panoptic_r50.yaml", 250)
+    path = tmp_path / "backbone.pth"
+    torch.save({k: x for k, x in original.items() if ".transformer." not in k}, path)
+    with pytest.raises(UserError, match="FROZEN_WEIGHTS .*backbone.pth lacks .* tensors, such as"):
+        load_frozen_weights(str(path), model)
+
+
+def test_frozen_weights_of_other_classes_are_refused(tiny_mask_cfg, tmp_path):
+    boxes = build_model(tiny_mask_cfg)
+    *boxes.class_names, missing = boxes.class_names
+    boxes.heads.class_embed = torch.nn.Linear(32, len(boxes.class_names) + 1)
+    path = tmp_path / "boxes.pth"
+    torch.save({"model": boxes.state_dict()}, path)
+    with pytest.raises(UserError, match=f"boxes.pth lacks the classes {missing}, .*never be"):
+        load_frozen_weights(str(path), build_model(tiny_mask_cfg))
+
+
+def test_nothing_to_freeze(tiny_mask_cfg):
+    tiny_mask_cfg.MODEL.DETR.FREEZE_BOX_MODEL = True
+    with pytest.raises(UserError, match="FREEZE_BOX_MODEL is True, but there are no weights"):
+        check_frozen_weights(tiny_mask_cfg)
+
+
 def test_frozen_weights_that_do_not_exist(tiny_mask_cfg):
     model = build_model(tiny_mask_cfg)
     load_frozen_weights("", model)

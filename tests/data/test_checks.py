@@ -3,8 +3,10 @@ import os
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
+from PIL import Image
 
 from d2detr.data import check_annotations, check_datasets
 from d2detr.errors import UserError
@@ -106,6 +108,59 @@ def test_masks_are_demanded_only_if_needed():
     check_annotations("mine", dataset, num_classes=1)
     with pytest.raises(UserError, match="annotation 8 .*has no 'segmentation'"):
         check_annotations("mine", dataset, num_classes=1, needs_masks=True)
+
+
+BITMAP = np.pad(np.ones((10, 10), dtype=np.uint8), ((2, 18), (1, 29)))
+
+
+@pytest.mark.parametrize("bitmap", [BITMAP, BITMAP.astype(bool), torch.from_numpy(BITMAP)])
+def test_bitmaps_are_masks(mask_training, bitmap, caplog):
+    with caplog.at_level(logging.WARNING, "d2detr.data.checks"):
+        mask_training(bitmap)
+    assert "masks" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        BITMAP[:, 1:],
+        {"size": [30, 39], "counts": [30 * 39]},
+        {"counts": [30 * 40]},
+        [[1, 2, 11, 12]],
+        [[1, 2, 11, 2, 11, 12, 1]],
+        [[1, 2, 11, np.nan, 11, 12]],
+        "polygon",
+    ],
+)
+def test_unusable_masks_stop_mask_training(mask_training, segmentation):
+    with pytest.raises(UserError, match="'masks': 1 masks are neither polygons.*x.jpg"):
+        mask_training(segmentation)
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_empty_masks_stop_mask_training(mask_training, segmentation):
+    with pytest.raises(UserError, match="number 1 .*has no 'segmentation', which MODEL.MASK_ON"):
+        mask_training(segmentation)
+
+
+@pytest.fixture
+def mask_training(train_on, tmp_path, monkeypatch, forget_datasets):
+    """Checks a training on one image with one object of a given mask."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("x.jpg")
+
+    def check(segmentation):
+        DatasetCatalog.register(
+            "masks", lambda: [record(annotation(segmentation=segmentation), image_id=1)]
+        )
+        MetadataCatalog.get("masks").set(thing_classes=["a"])
+        cfg = train_on("masks")
+        cfg.DATASETS.TEST = ()
+        cfg.MODEL.DETR.NUM_CLASSES = 1
+        cfg.MODEL.MASK_ON = True
+        check_datasets(cfg)
+
+    return check
 
 
 def test_mask_training_demands_masks(train_on, tiny_coco):

@@ -73,5 +73,5 @@ def test_datasets_of_one_config_must_agree(cfg, tiny_coco):
 def test_every_class_of_a_panoptic_dataset_has_its_own_category():
     categories = categories_of("coco_2017_val_panoptic")
     assert len({x["id"] for x in categories}) == len(categories) == 133
-    assert {"id": 92, "name": "banner"} in categories
-    assert {"id": 90, "name": "toothbrush"} in categories
+    assert {"id": 92, "name": "banner", "isthing": 0} in categories
+    assert {"id": 90, "name": "toothbrush", "isthing": 1} in categories

@@ -159,14 +159,14 @@ def test_faults_are_named(record, damage, message):
 def shapes(tmp_path, forget_datasets, tiny_mask_cfg):
     """Three registered images, their directory and a config that names them."""
     directory = tmp_path / "shapes"
-    register_shapes_split("few_shapes", directory, ShapesSplit(num_images=3, size=48))
-    tiny_mask_cfg.DATASETS.TRAIN = tiny_mask_cfg.DATASETS.TEST = ("few_shapes_panoptic",)
+    register_shapes_split("three_shapes", directory, ShapesSplit(num_images=3, size=48))
+    tiny_mask_cfg.DATASETS.TRAIN = tiny_mask_cfg.DATASETS.TEST = ("three_shapes_panoptic",)
     return directory, tiny_mask_cfg
 
 
 def test_checks_pass_and_count_segments(shapes, caplog):
     check_datasets(shapes[1])
-    dataset = DatasetCatalog.get("few_shapes_panoptic")
+    dataset = DatasetCatalog.get("three_shapes_panoptic")
     assert read_segment_ids(dataset[0]["pan_seg_file_name"]).shape == (48, 48)
 
 
@@ -178,7 +178,7 @@ def edit_json(directory, edit):
 
 def test_checks_find_faults_before_training(shapes):
     directory, cfg = shapes
-    load_dataset("few_shapes_panoptic")
+    load_dataset("three_shapes_panoptic")
     edit_json(directory, lambda x: x[2]["segments_info"].pop())
     with pytest.raises(UserError, match=r"000003.png has segment id"):
         check_datasets(cfg)
@@ -189,7 +189,7 @@ def test_checks_find_faults_before_training(shapes):
 
 def test_categories_unknown_to_the_metadata(shapes):
     directory, cfg = shapes
-    load_dataset("few_shapes_panoptic")
+    load_dataset("three_shapes_panoptic")
     edit_json(directory, lambda x: x[1]["segments_info"][0].update(category_id=99))
     with pytest.raises(UserError, match="000002.png has category_id 99.*7 categories"):
         check_datasets(cfg)
@@ -201,8 +201,8 @@ def test_categories_unknown_to_the_metadata(shapes):
 )
 def test_broken_json(shapes, text, message):
     directory, cfg = shapes
-    load_dataset("few_shapes_panoptic")
+    load_dataset("three_shapes_panoptic")
     (directory / "panoptic.json").write_text(text)
-    file = re.escape(MetadataCatalog.get("few_shapes_panoptic").panoptic_json)
+    file = re.escape(MetadataCatalog.get("three_shapes_panoptic").panoptic_json)
     with pytest.raises(UserError, match=f"{file}.*{message}"):
         check_datasets(cfg)

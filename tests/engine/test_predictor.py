@@ -159,6 +159,40 @@ def test_colours_are_those_of_the_dataset(run, forget_datasets):
     assert d2detr.Predictor(run).metadata.thing_colors == [[1, 2, 3]] * 5
 
 
+def test_panoptic_run_without_its_dataset(tiny_mask_cfg, images, tmp_path):
+    cfg, run = tiny_mask_cfg, tmp_path / "run"
+    run.mkdir()
+    DetectionCheckpointer(build_model(cfg), str(run)).save("model_final")
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("nowhere",)
+    cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = 0.0
+    (run / "config.yaml").write_text(cfg.dump())
+    names = enumerate("abcdefg")
+    categories = [{"id": i, "name": name, "isthing": int(i in (1, 4))} for i, name in names]
+    (run / "classes.json").write_text(json.dumps(categories))
+    _, segments = d2detr.Predictor(run)(images / "0.png")["panoptic_seg"]
+    assert segments
+    assert all(x["isthing"] == (x["category_id"] in (1, 4)) for x in segments)
+
+    nothing = ["MODEL.DETR.TEST.PANOPTIC_THRESHOLD", "1.0"]
+    assert d2detr.Predictor(run, opts=nothing)(images / "0.png")["panoptic_seg"][1] == []
+
+
+def test_masks_of_low_scores_are_not_computed(tiny_mask_cfg, images, tmp_path, monkeypatch):
+    cfg = tiny_mask_cfg
+    cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
+    cfg.MODEL.WEIGHTS = str(tmp_path / "masks.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, cfg.MODEL.WEIGHTS)
+    predicted = []
+    for threshold in (0.0, 1.0):
+        predictor = d2detr.Predictor(cfg, score_threshold=threshold)
+        predictor.model.mask_head.register_forward_hook(
+            lambda head, args, masks: predicted.append(len(masks))
+        )
+        predictor(images / "0.png")
+        assert bool(sum(predicted)) == (threshold == 0)
+        predicted.clear()
+
+
 def test_video(run, tmp_path):
     pytest.importorskip("cv2")
     writer = VideoWriter(tmp_path / "in.mp4", 10)

@@ -119,6 +119,16 @@ def test_mixed_precision_on_the_cpu_is_close_to_float32(cfg):
     assert mixed == pytest.approx(full, rel=2e-2)
 
 
+@pytest.mark.parametrize("dtypes", [(None, "float16"), ("bfloat16", "float16"), ("float16", None)])
+def test_resuming_in_another_precision(cfg, dtypes):
+    cfg.TEST.EVAL_PERIOD = 0
+    for part, dtype in enumerate(dtypes):
+        cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE = dtype is not None, dtype or ""
+        cfg.SOLVER.CHECKPOINT_PERIOD = 3
+        trainer = train(cfg, resume=part > 0, stop_at=None if part else 3)
+    assert trainer.start_iter == 3
+
+
 def test_evaluating_random_parts_is_said(cfg, tmp_path, caplog):
     logging.getLogger("d2detr.engine.trainer").addHandler(caplog.handler)
     weights = Trainer.build_model(cfg).state_dict()
@@ -130,6 +140,23 @@ def test_evaluating_random_parts_is_said(cfg, tmp_path, caplog):
         assert ("partly random" in caplog.text) == said
         weights.pop("heads.class_embed.weight", None)
     logging.getLogger("d2detr.engine.trainer").removeHandler(caplog.handler)
+
+
+def test_evaluating_no_weights_is_said(cfg, caplog):
+    logging.getLogger("d2detr.engine.trainer").addHandler(caplog.handler)
+    cfg.MODEL.WEIGHTS = ""
+    evaluate(cfg)
+    logging.getLogger("d2detr.engine.trainer").removeHandler(caplog.handler)
+    assert "MODEL.WEIGHTS is empty: what is evaluated is random" in caplog.text
+
+
+def test_evaluators_are_checked_before_training(cfg, monkeypatch):
+    def build_evaluator(cfg, name):
+        raise UserError(f"{name} lacks what it needs")
+
+    monkeypatch.setattr(Trainer, "build_evaluator", staticmethod(build_evaluator))
+    with pytest.raises(UserError, match=f"{cfg.DATASETS.TEST[0]} lacks what it needs"):
+        Trainer(cfg)
 
 
 def test_unknown_precision(cfg):

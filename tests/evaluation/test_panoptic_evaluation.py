@@ -1,4 +1,11 @@
 import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -7,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import Boxes, Instances
 
+import d2detr
 from d2detr.data import ShapesSplit, register_shapes_split
 from d2detr.data.panoptic import read_segment_ids
 from d2detr.errors import UserError
@@ -122,6 +130,74 @@ def test_several_processes_agree_with_one(dataset, tmp_path, monkeypatch):
     assert one.counts[:, 1].sum() > 8
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' processes need a guard")
+def test_several_processes_need_no_guard_in_the_script(dataset, tmp_path):
+    metadata = MetadataCatalog.get(NAME)
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import json
+import d2detr
+from d2detr.evaluation import evaluate_panoptic_files, panoptic_evaluation
+
+print("the script runs")
+panoptic_evaluation._IMAGES_PER_TASK = panoptic_evaluation._IMAGES_PER_PROCESS = 1
+truth, folder = {metadata.panoptic_json!r}, {metadata.panoptic_root!r}
+predictions = json.load(open(truth))["annotations"]
+quality = evaluate_panoptic_files(truth, folder, predictions, folder, num_processes=2)
+print(quality.mean()["PQ"])
+""")
+    environment = {**os.environ, "PYTHONPATH": str(Path(d2detr.__file__).parents[1])}
+    process = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment
+    )
+    assert process.stdout.split("\n") == ["the script runs", "1.0", ""], process.stderr
+
+
+@pytest.fixture
+def changed_metadata():
+    """Registers metadata like that of the dataset, with changes, under the name "changed"."""
+
+    def register(**changes):
+        values = {**MetadataCatalog.get(NAME).as_dict(), **changes}
+        del values["name"]
+        return MetadataCatalog.get("changed").set(**values).name
+
+    yield register
+    MetadataCatalog.pop("changed", None)
+
+
+def test_images_of_one_name_in_several_folders(dataset, tmp_path, changed_metadata):
+    metadata = MetadataCatalog.get(NAME)
+    content = json.loads(Path(metadata.panoptic_json).read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        file = tmp_path / "truth" / f"camera{number}" / "0.png"
+        file.parent.mkdir(parents=True)
+        shutil.copy(Path(metadata.panoptic_root, annotation["file_name"]), file)
+        annotation["file_name"] = f"camera{number}/0.png"
+    panoptic_json = tmp_path / "truth.json"
+    panoptic_json.write_text(json.dumps(content))
+    name = changed_metadata(panoptic_json=str(panoptic_json), panoptic_root=str(tmp_path / "truth"))
+    results = run(PanopticEvaluator(name, str(tmp_path)), dataset)
+    assert results["panoptic_seg"]["PQ"] == 100
+    assert len(list((tmp_path / "panoptic").glob("*/0.png"))) == len(dataset)
+
+
+def test_truth_without_area_and_iscrowd(dataset, tmp_path, changed_metadata):
+    content = json.loads(Path(MetadataCatalog.get(NAME).panoptic_json).read_text())
+    for annotation in content["annotations"]:
+        for segment in annotation["segments_info"]:
+            del segment["area"], segment["iscrowd"]
+    panoptic_json = tmp_path / "truth.json"
+    panoptic_json.write_text(json.dumps(content))
+    name = changed_metadata(panoptic_json=str(panoptic_json))
+    assert run(PanopticEvaluator(name, str(tmp_path)), dataset)["panoptic_seg"]["PQ"] == 100
+
+    del content["categories"]
+    panoptic_json.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="truth.json is not .* has no 'categories'"):
+        PanopticEvaluator(name, str(tmp_path))
+
+
 def test_box_only_model_is_explained(dataset, tmp_path):
     with pytest.raises(UserError, match="MODEL.MASK_ON.*PANOPTIC_ON"):
         run(PanopticEvaluator(NAME, str(tmp_path)), dataset, lambda record: {"instances": None})
@@ -135,16 +211,54 @@ def test_boxes_and_masks_of_things(dataset, tmp_path):
     assert "AP-meadow" not in results["segm"]
 
 
+def test_things_need_not_be_the_first_classes(dataset, tmp_path, changed_metadata):
+    metadata = MetadataCatalog.get(NAME)
+
+    def move(label):  # stuff comes first
+        return (label + 2) % 7
+
+    def make_output(record):
+        output = perfect_output(record)
+        output["instances"].pred_classes = move(output["instances"].pred_classes)
+        return output
+
+    ids = metadata.thing_dataset_id_to_contiguous_id
+    name = changed_metadata(
+        thing_dataset_id_to_contiguous_id={key: move(x) for key, x in ids.items()},
+        thing_classes=[metadata.thing_classes[(x - 2) % 7] for x in range(7)],
+    )
+    things = ThingsEvaluator(name, output_dir=str(tmp_path))
+    results = run(things, dataset, make_output)["bbox"]
+    assert results["AP"] == pytest.approx(100)
+    named = {key for key in results if key.startswith("AP-")}
+    assert named == {f"AP-{x}" for x in metadata.thing_classes[:5]}
+
+
+def test_masks_are_not_evaluated_without_true_masks(dataset, tmp_path, changed_metadata, caplog):
+    content = json.loads(Path(MetadataCatalog.get(NAME).json_file).read_text())
+    for annotation in content["annotations"]:
+        del annotation["segmentation"]
+    json_file = tmp_path / "boxes.json"
+    json_file.write_text(json.dumps(content))
+    things = ThingsEvaluator(changed_metadata(json_file=str(json_file)), output_dir=str(tmp_path))
+    with caplog.at_level(logging.WARNING, "d2detr.evaluation.coco"):
+        assert set(run(things, dataset)) == {"bbox"}
+
+
 def names(evaluator):
     return [type(x) for x in evaluator._evaluators]
 
 
-def test_evaluators_of_a_panoptic_dataset(dataset, tiny_mask_cfg, tmp_path):
+def test_evaluators_of_a_panoptic_dataset(dataset, tiny_mask_cfg, tmp_path, monkeypatch):
     evaluator = build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))
     assert names(evaluator) == [ThingsEvaluator, PanopticEvaluator]
     assert set(run(evaluator, dataset)) == {"bbox", "segm", "panoptic_seg"}
 
     tiny_mask_cfg.TEST.PANOPTIC_API = True
+    monkeypatch.setitem(sys.modules, "panopticapi", None)
+    with pytest.raises(UserError, match="TEST.PANOPTIC_API needs panopticapi: pip install"):
+        build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))
+    monkeypatch.setitem(sys.modules, "panopticapi", ModuleType("panopticapi"))
     assert names(build_evaluator(tiny_mask_cfg, NAME, str(tmp_path)))[1] is COCOPanopticEvaluator
     tiny_mask_cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
     assert names(build_evaluator(tiny_mask_cfg, NAME, str(tmp_path))) == [ThingsEvaluator]
