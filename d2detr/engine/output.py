@@ -32,6 +32,20 @@ def holds_run(folder: str | Path) -> bool:
     return any(True for pattern in _PROOFS for _ in Path(folder).glob(pattern))
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Make an output folder if it does not exist, and return its path.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The output folder {folder} cannot be made: {error}.") from error
+    return folder
+
+
 def claim_output(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:
     """Make sure that a run may write to a folder; it is made if it does not exist.
 
@@ -43,11 +57,7 @@ def claim_output(folder: str | Path, resume: bool = False, overwrite: bool = Fal
     Raises:
         UserError: the folder holds a run and neither is asked for, or cannot be written.
     """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The output folder {folder} cannot be made: {error}.") from error
+    folder = make_folder(folder)
     if resume or not holds_run(folder):
         return
     if not overwrite:

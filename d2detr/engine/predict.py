@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
+from d2detr.engine.output import make_folder
 from d2detr.engine.prediction_inputs import Video, VideoWriter
 from d2detr.engine.predictor import Predictor, read_rgb
 from d2detr.errors import UserError
@@ -45,7 +46,7 @@ def predict_images(
     Returns:
         The files that cannot be read, which are left out, each with the reason.
     """
-    output = _make_folder(output)
+    output = make_folder(output)
     images, results, unreadable = [], [], []
     names = _picture_names(files)
     progress = tqdm(total=len(files), desc="Predicting", unit="image")
@@ -80,7 +81,7 @@ def predict_video(
 
     A webcam is read until Ctrl-C, after which everything is written as usual.
     """
-    output = _make_folder(output)
+    output = make_folder(output)
     writer = VideoWriter(output / "predictions.mp4", video.frames_per_second)
     results: list[dict[str, Any]] = []
     progress = tqdm(total=video.num_frames, desc="Predicting", unit="frame")
@@ -134,12 +135,3 @@ def _batches(items: Any, size: int) -> Iterator[list]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
-
-
-def _make_folder(output: str | Path) -> Path:
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"The output folder {output} cannot be made: {error}.") from error
-    return output

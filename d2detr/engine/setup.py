@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from d2detr.config import add_detr_config
+from d2detr.engine.output import make_folder
 from d2detr.errors import UserError
 
 
@@ -52,6 +53,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if "://" not in cfg.OUTPUT_DIR:
+        make_folder(cfg.OUTPUT_DIR)
     logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2detr")
     default_setup(cfg, args)
     if cfg.MODEL.DEVICE == "cpu":

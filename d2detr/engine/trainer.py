@@ -66,13 +66,16 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the weights cannot be had or fit nothing.
         """
-        if not (resume and self.checkpointer.has_checkpoint()):
-            fetch_weights(self.cfg.MODEL.WEIGHTS)
-            load_frozen_weights(self.cfg.MODEL.DETR.FROZEN_WEIGHTS, self.checkpointer.model)
-        super().resume_or_load(resume)
-        weights = self.cfg.MODEL.WEIGHTS
-        if self.cfg.MODEL.DETR.FREEZE_BOX_MODEL and weights:
-            check_box_model_is_trained(self.checkpointer.model, f"MODEL.WEIGHTS {weights}")
+        resumes = resume and self.checkpointer.has_checkpoint()
+        weights, detr = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DETR
+        if detr.FROZEN_WEIGHTS and not resumes:  # MODEL.WEIGHTS is empty then
+            load_frozen_weights(detr.FROZEN_WEIGHTS, self.checkpointer.model)
+        else:
+            if not resumes:
+                fetch_weights(weights)
+            super().resume_or_load(resume)
+            if detr.FREEZE_BOX_MODEL and not resumes:
+                check_box_model_is_trained(self.checkpointer.model, f"MODEL.WEIGHTS {weights}")
         self.data_loader.start_iter = self.start_iter
 
     def train(self) -> dict[str, Any] | None:

@@ -58,9 +58,12 @@ def draw_data(
 
 def _annotation_mapper(records: list[dict[str, Any]]) -> DetrDatasetMapper:
     annotations = [x for record in records for x in record.get("annotations", ())]
-    if not any("annotations" in record for record in records):
+    has_segments = any("segments_info" in record for record in records)
+    if not (has_segments or any("annotations" in record for record in records)):
         raise UserError("The dataset has no annotations of boxes to draw.")
-    has_masks = all("segmentation" in x for x in annotations if not x.get("iscrowd", 0))
+    has_masks = has_segments or all(
+        "segmentation" in x for x in annotations if not x.get("iscrowd", 0)
+    )
     return DetrDatasetMapper(
         True, augmentations=[], image_format="RGB", use_instance_mask=has_masks
     )

@@ -69,11 +69,12 @@ def test_boxes_then_masks_on_the_frozen_boxes(directory):
             "a.pth and MODEL.DETR.FROZEN_WEIGHTS b.pth are both set",
         ),
         (["MODEL.MASK_ON", "False"], "PANOPTIC_ON needs masks, but MODEL.MASK_ON is False"),
+        (["OUTPUT_DIR", "/dev/null/run"], "The output folder /dev/null/run cannot be made"),
     ],
-    ids=["weights", "box-only"],
+    ids=["weights", "box-only", "output"],
 )
 def test_bad_input_ends_with_one_message(directory, args, message):
-    failed = train(directory, *args, "OUTPUT_DIR", "bad")
+    failed = train(directory, "OUTPUT_DIR", "bad", *args)
     assert failed.returncode == 1
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr + failed.stdout

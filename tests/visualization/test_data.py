@@ -32,6 +32,14 @@ def test_objects_are_painted_where_they_are(shapes, tmp_path):
     assert change[inside].mean() > 3 * change[:16].mean()
 
 
+def test_segments_are_painted(shapes, tmp_path):
+    draw_data(shapes, tmp_path / "boxes.png", num_images=4, columns=2)
+    draw_data(f"{shapes}_panoptic", tmp_path / "segments.png", num_images=4, columns=2)
+    boxes, segments = (read(tmp_path / f"{name}.png") for name in ("boxes", "segments"))
+    background = slice(16, 20)  # sky
+    assert (np.abs(boxes - segments)[background, 20:268].sum(-1) > 10).mean() > 0.5
+
+
 def test_mapper_shows_what_training_sees(shapes, tmp_path, tiny_cfg):
     tiny_cfg.INPUT.MIN_SIZE_TRAIN = (320,)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
