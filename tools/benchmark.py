@@ -9,6 +9,7 @@ import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.analysis import parse_size
 from d2detr.benchmark import AMP, TASKS, Workload, format_report, run_benchmark
 from d2detr.benchmark.measure import profile_step
+from d2detr.benchmark.workload import DATASET_IMAGES
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
 
@@ -68,7 +69,7 @@ def main() -> None:
         if args.profile:
             print(profile_step(TASKS[args.task].ours(workload)))
             return
-        rounds = args.rounds or (100 if args.task == "eval" and args.dataset else 10)
+        rounds = args.rounds or (DATASET_IMAGES if args.task == "eval" and args.dataset else 10)
         report = run_benchmark(args.task, workload, compare=args.compare, rounds=rounds)
     print(format_report(report))
     if args.json:

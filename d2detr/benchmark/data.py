@@ -12,11 +12,10 @@ from torch import Tensor
 
 from d2detr.benchmark.measure import Step
 from d2detr.benchmark.peer import build_image_processor
-from d2detr.benchmark.workload import Workload
+from d2detr.benchmark.workload import DATASET_IMAGES, Workload
 from d2detr.data import build_dataset_mapper
 from d2detr.errors import UserError
 
-_RECORDS = 100
 _BATCHES = 8  # that the share of padding is taken of, at least
 
 Record = dict[str, Any]
@@ -107,7 +106,7 @@ def _records(workload: Workload) -> list[Record]:
     records = workload.load_dataset("shapes_train")
     # The peer fails to make masks of no objects.
     with_objects = (x for x in records if x.get("annotations") or x.get("segments_info"))
-    return list(islice(with_objects, _RECORDS))
+    return list(islice(with_objects, DATASET_IMAGES))
 
 
 def _in_turn(items: list, count: int) -> Callable[[], list]:

@@ -15,7 +15,7 @@ from d2detr.data.loading import load_dataset
 from d2detr.engine.setup import load_config
 from d2detr.errors import UserError
 
-DATASET_IMAGES = 100  # that inference is timed on, as in published tables
+DATASET_IMAGES = 100  # that are taken of a dataset; published tables time inference on as many
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -66,10 +66,11 @@ def check_box_model_is_trained(model: nn.Module, source: str) -> None:
         key for keys in report.kept.values() for key in keys if not key.startswith("mask_head.")
     ]
     if lacking or report.new_classes:
-        what = f"{len(lacking)} tensors, such as {lacking[0]}" if lacking else "the classes "
+        what = f"the classes {', '.join(report.new_classes)}"
+        if lacking:
+            what = f"{len(lacking)} tensors, such as {lacking[0]}"
         raise UserError(
-            f"{source} lacks {what}{', '.join(report.new_classes) if not lacking else ''}, which "
-            "could never be learned, as the box model is frozen. Train boxes of these classes "
-            "first, or train boxes and masks together: MODEL.WEIGHTS in place of "
-            "MODEL.DETR.FROZEN_WEIGHTS, and MODEL.DETR.FREEZE_BOX_MODEL False."
+            f"{source} lacks {what}, which could never be learned, as the box model is frozen. "
+            "Train boxes of these classes first, or train boxes and masks together: MODEL.WEIGHTS "
+            "in place of MODEL.DETR.FROZEN_WEIGHTS, and MODEL.DETR.FREEZE_BOX_MODEL False."
         )

@@ -199,33 +199,26 @@ def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
             name, (record[key] for record in dataset for key in IMAGE_KEYS if key in record)
         )
         compare_segments(dataset)
-        _reject_sizes(name, table, states)
-        _warn_of(name, _usable_but_doubtful(cfg, name, table, trained_on, needs_masks))
+        _reject(
+            name, image_findings(table, [states.get(x, ImageState()) for x in table.file_names])
+        )
+        annotations = [f"annotation of {table.file_names[owner]}" for owner in table.owners]
+        masks = list(mask_findings(table, annotations)) if needs_masks else []
+        _reject(name, (x for x in masks if x.code == "unusable_mask"))
+        # The other findings are part of the counts, because crowds and clipped boxes are common.
+        _warn_of(name, (x for x in box_findings(table, annotations) if x.code == "duplicate_box"))
+        _warn_of(name, masks)
+        if trained_on:
+            _warn_of(name, crowded_findings(table, cfg.MODEL.DETR.NUM_OBJECT_QUERIES))
         logger.info(f"{name}: {_count(table)}. Checked in {time.perf_counter() - start:.1f} s.")
     for name in cfg.DATASETS.TEST if len(train_names) == 1 else ():
         if name not in train_names:
             _warn_of(name, split_findings(tables[train_names[0]], tables[name]))
 
 
-def _reject_sizes(name: str, table: AnnotationTable, states: dict[str, ImageState]) -> None:
-    found = image_findings(table, [states.get(x, ImageState()) for x in table.file_names])
-    for finding in found:
+def _reject(name: str, findings: Iterable[Finding]) -> None:
+    for finding in findings:
         raise UserError(f"Dataset {name!r}: {_say(finding)}.")
-
-
-def _usable_but_doubtful(
-    cfg: CfgNode, name: str, table: AnnotationTable, trained_on: bool, needs_masks: bool
-) -> Iterable[Finding]:
-    names = [f"annotation of {table.file_names[owner]}" for owner in table.owners]
-    # The others are part of the counts, because crowds and clipped boxes are common.
-    yield from (x for x in box_findings(table, names) if x.code == "duplicate_box")
-    if needs_masks:
-        for finding in mask_findings(table, names):
-            if finding.code == "unusable_mask":
-                raise UserError(f"Dataset {name!r}: {_say(finding)}.")
-            yield finding
-    if trained_on:
-        yield from crowded_findings(table, cfg.MODEL.DETR.NUM_OBJECT_QUERIES)
 
 
 def _warn_of(name: str, findings: Iterable[Finding]) -> None:

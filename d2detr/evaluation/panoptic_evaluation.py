@@ -65,9 +65,7 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._predictions: list[dict[str, Any]] = []
-        folders = {Path(self._directory, "panoptic", x).parent for x in self._file_names.values()}
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+        (self._directory / "panoptic").mkdir(parents=True, exist_ok=True)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for x, output in zip(inputs, outputs, strict=True):
@@ -218,5 +216,6 @@ def _compare_files(
 
 
 def _write_segment_ids(file: Path, ids: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)  # the truth may be in several folders
     colors = np.stack((ids, ids >> 8, ids >> 16), axis=-1).astype(np.uint8)
     Image.fromarray(colors).save(file)
