@@ -6,15 +6,15 @@ from d2detr import compat
 
 compat.apply()
 
-from d2detr import checkpoint, data, modeling  # noqa: E402 registers datasets and architectures
+from d2detr import checkpoint, data, datasets, modeling  # noqa: E402 registers what they hold
 from d2detr.config import add_detr_config  # noqa: E402
 
-__all__ = ["Predictor", "add_detr_config", "data", "modeling"]
+__all__ = ["Predictor", "add_detr_config", "data", "datasets", "modeling"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "Predictor":
-        from d2detr.engine.predictor import Predictor  # with Detectron2's engine, which is slow
+        from d2detr.predict import Predictor  # with Detectron2's engine, which is slow
 
         return Predictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,13 @@
+"""Every config key of DETR, and the reading of a config."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
 from detectron2.config import CfgNode as CN
+
+from d2detr.errors import UserError
 
 
 def add_detr_config(cfg: CN) -> None:
@@ -103,3 +112,27 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = 0.85
     # Panoptic segments, stuff and things, of at most this many pixels are dropped.
     cfg.MODEL.DETR.TEST.STUFF_AREA = 4
+
+
+def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML config and ``KEY VALUE`` overrides.
+
+    Without a GPU ``MODEL.DEVICE`` becomes "cpu".
+
+    Raises:
+        UserError: the file does not exist, or a key is unknown or has a value of the wrong type.
+    """
+    cfg = get_cfg()
+    add_detr_config(cfg)
+    if config_file and "://" not in config_file and not Path(config_file).is_file():
+        raise UserError(f"--config-file {config_file} does not exist.")
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(opts))
+    except (KeyError, ValueError, AssertionError) as error:
+        source = " ".join([config_file or "", *opts]).strip()
+        raise UserError(f"The config cannot be read: {error.args[0]} ({source})") from None
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg

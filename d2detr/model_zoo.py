@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from d2detr.checkpoint import RELEASES, fetch_weights
-from d2detr.engine import load_config
+from d2detr.config import load_config
 from d2detr.errors import UserError
 
 _PACKAGE = Path(__file__).parent

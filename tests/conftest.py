@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import d2detr.modeling  # noqa: F401 before anything imports Detectron2, which it repairs
-from d2detr.engine import load_config
+from d2detr.config import load_config
 from d2detr.model_zoo import get_config_file
 
 torch.set_num_threads(2)

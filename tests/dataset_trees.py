@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 
-from d2detr.data.shapes import THING_CLASSES, draw_shapes_image
+from d2detr.datasets.shapes import THING_CLASSES, draw_shapes_image
 
 SIZE = (96, 72)  # width and height, which differ so that mixing them up shows
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from d2detr.data import ShapesSplit
-from d2detr.data.shapes_dataset import ensure_shapes_files
+from d2detr.datasets import ShapesSplit
+from d2detr.datasets.shapes_dataset import ensure_shapes_files
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -9,15 +9,16 @@ import json
 from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.analysis import TASKS, analyze, parse_size
-from d2detr.engine import exit_on_user_error, load_config
+from d2detr.config import load_config
+from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
+from d2detr.measure import COST_TASKS, analyze, parse_size
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", required=True)
-    parser.add_argument("--tasks", choices=TASKS, nargs="+", default=TASKS[:3])
+    parser.add_argument("--tasks", choices=COST_TASKS, nargs="+", default=COST_TASKS[:3])
     parser.add_argument("--size", default="800x1200", help="HEIGHTxWIDTH of the images, in pixels")
     parser.add_argument("--batch", type=int, default=1, help="number of images")
     parser.add_argument("--depth", type=int, default=2, help="of the modules in the table")

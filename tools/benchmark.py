@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.analysis import parse_size
-from d2detr.benchmark import AMP, TASKS, Workload, format_report, run_benchmark
-from d2detr.benchmark.measure import profile_step
-from d2detr.benchmark.workload import DATASET_IMAGES
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
+from d2detr.measure import AMP, TASKS, Workload, format_report, parse_size, run_benchmark
+from d2detr.measure.timing import profile_step
+from d2detr.measure.workload import DATASET_IMAGES
 
 
 def parse_count(text: str) -> int:

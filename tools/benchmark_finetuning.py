@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.data.shapes import draw_shapes_image
+from d2detr.datasets.shapes import draw_shapes_image
 from d2detr.engine import exit_on_user_error
-from d2detr.engine.finetune import plan_finetuning, run_finetuning
+from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
 
 # Upper bounds of the hues, in [0, 1]; what is above the last one is red again.
 HUES = {"red": 0.05, "yellow": 0.2, "green": 0.45, "blue": 0.7, "purple": 0.92}

@@ -9,8 +9,8 @@ import json
 import sys
 
 import d2detr  # noqa: F401 registers the embedded datasets
-from d2detr.data.dataset_fix import fix_dataset
-from d2detr.data.dataset_report import check_dataset
+from d2detr.doctor.dataset_fix import fix_dataset
+from d2detr.doctor.dataset_report import check_dataset
 from d2detr.engine import exit_on_user_error
 
 

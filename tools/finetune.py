@@ -8,7 +8,7 @@ import torch
 
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.engine import exit_on_user_error, run, setup
-from d2detr.engine.finetune import plan_finetuning, run_finetuning
+from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
 
 
 def parse_args() -> argparse.Namespace:

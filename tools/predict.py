@@ -9,9 +9,9 @@ import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.engine import exit_on_user_error
-from d2detr.engine.predict import predict_images, predict_video
-from d2detr.engine.prediction_inputs import Video, find_images
-from d2detr.engine.predictor import Predictor
+from d2detr.predict.inputs import Video, find_images
+from d2detr.predict.predictions import predict_images, predict_video
+from d2detr.predict.predictor import Predictor
 
 
 def parse_args() -> argparse.Namespace:

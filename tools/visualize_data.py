@@ -4,7 +4,8 @@
 import argparse
 
 import d2detr  # noqa: F401 registers the embedded datasets
-from d2detr.engine import exit_on_user_error, load_config
+from d2detr.config import load_config
+from d2detr.engine import exit_on_user_error
 from d2detr.visualization import draw_data
 
 

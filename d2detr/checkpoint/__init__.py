@@ -4,6 +4,7 @@
 format renames them, and ``LoadsDetrWeights`` fits them to a model.
 """
 
+from d2detr.checkpoint.adapting import LoadsDetrWeights
 from d2detr.checkpoint.checkpointer import extend_detection_checkpointer
 from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format
@@ -12,7 +13,6 @@ from d2detr.checkpoint.frozen import (
     check_frozen_weights,
     load_frozen_weights,
 )
-from d2detr.checkpoint.loading import LoadsDetrWeights
 from d2detr.checkpoint.original import from_original, to_original
 from d2detr.checkpoint.releases import RELEASES, register_releases
 

@@ -7,9 +7,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from d2detr.checkpoint import metadata
+from d2detr.checkpoint.adapting import LoadsDetrWeights
 from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format
-from d2detr.checkpoint.loading import LoadsDetrWeights
 
 
 def extend_detection_checkpointer() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from d2detr.checkpoint import metadata
-from d2detr.checkpoint.classes import names_of_classes
+from d2detr.checkpoint.class_rows import names_of_classes
 from d2detr.checkpoint.files import fetch_weights, read_checkpoint
 from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
 from d2detr.checkpoint.huggingface import to_huggingface

@@ -14,7 +14,7 @@ import torch
 from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
-from d2detr.checkpoint.classes import known_names
+from d2detr.checkpoint.class_rows import known_names
 from d2detr.checkpoint.metadata import describe
 from d2detr.checkpoint.pickles import RefusedPickle, load_arrays
 from d2detr.errors import UserError

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from d2detr.checkpoint.classes import match_classes, names_of_classes
-from d2detr.checkpoint.report import LoadReport
+from d2detr.checkpoint.class_rows import match_classes, names_of_classes
+from d2detr.checkpoint.load_report import LoadReport
 
 _CLASS_HEAD = "heads.class_embed."
 _QUERIES = "transformer.decoder.query_embed.weight"

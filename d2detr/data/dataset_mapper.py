@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances
@@ -16,7 +18,7 @@ from fvcore.transforms.transform import Transform
 from PIL import Image
 
 from d2detr.data.augmentation import build_augmentation
-from d2detr.data.panoptic import Segment, panoptic_annotations
+from d2detr.datasets.panoptic import Segment, panoptic_annotations
 from d2detr.errors import UserError
 
 
@@ -222,3 +224,27 @@ def _draw_polygons(mask: np.ndarray, polygons: list, transforms: Transform) -> N
         x, y, width, height = mask_util.toBbox(rle).astype(int)
         box = slice(y, y + height), slice(x, x + width)
         mask[box] = mask_util.decode(rle)[box]  # the rest is empty, and transposing it takes long
+
+
+MAPPERS = {"detr": DetrDatasetMapper, "default": DatasetMapper}
+
+
+def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
+    """Build the mapper named by ``INPUT.DATASET_MAPPER_NAME``.
+
+    Args:
+        cfg: a config with DETR's keys.
+        is_train: whether the mapper is for training.
+
+    Returns:
+        A callable from a dataset dict to the model's input.
+
+    Raises:
+        UserError: the name is unknown.
+    """
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPERS:
+        raise UserError(
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be one of {sorted(MAPPERS)}."
+        )
+    return MAPPERS[name](cfg, is_train)

@@ -1,11 +1,12 @@
 from detectron2.engine import default_argument_parser
 
+from d2detr.config import load_config
+from d2detr.engine.launch import exit_on_user_error, run, setup
 from d2detr.engine.optimizer import (
     build_optimizer,
     clip_full_model_gradients,
     maybe_add_gradient_clipping,
 )
-from d2detr.engine.setup import exit_on_user_error, load_config, run, setup
 from d2detr.engine.trainer import Trainer, evaluate
 
 __all__ = [

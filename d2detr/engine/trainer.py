@@ -19,14 +19,9 @@ from d2detr.checkpoint import (
     fetch_weights,
     load_frozen_weights,
 )
-from d2detr.data import (
-    ResumableTrainLoader,
-    build_dataset_mapper,
-    check_datasets,
-    check_on_main_process,
-    in_batches,
-    write_categories,
-)
+from d2detr.data import ResumableTrainLoader, build_dataset_mapper, in_batches
+from d2detr.datasets import write_categories
+from d2detr.doctor import check_datasets, check_on_main_process
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter

@@ -1,4 +1,4 @@
-from d2detr.evaluation.build import build_evaluator
+from d2detr.evaluation.evaluators import build_evaluator
 from d2detr.evaluation.panoptic_evaluation import PanopticEvaluator, evaluate_panoptic_files
 from d2detr.evaluation.panoptic_quality import PanopticQuality
 from d2detr.evaluation.things import ThingsEvaluator

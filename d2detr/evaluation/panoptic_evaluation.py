@@ -18,7 +18,7 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from d2detr.data.panoptic import read_segment_ids
+from d2detr.datasets.panoptic import read_segment_ids
 from d2detr.errors import UserError
 from d2detr.evaluation.panoptic_quality import PanopticQuality
 

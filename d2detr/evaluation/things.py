@@ -5,7 +5,7 @@ from detectron2.data import Metadata
 from detectron2.structures import Instances
 from detectron2.utils import comm
 
-from d2detr.evaluation.coco import FastCOCOEvaluator
+from d2detr.evaluation.coco_evaluation import FastCOCOEvaluator
 
 
 class ThingsEvaluator(FastCOCOEvaluator):

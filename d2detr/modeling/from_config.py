@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
-from d2detr.data import resolve_class_names, resolve_num_classes
+from d2detr.datasets import resolve_class_names, resolve_num_classes
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone

@@ -336,7 +336,7 @@ class DETR(LoadsDetrWeights):
         outputs: dict[str, Tensor],
         mask_inputs: MaskInputs | None,
     ) -> None:
-        from d2detr.visualization.training import put_pictures  # matplotlib is slow
+        from d2detr.visualization.training_pictures import put_pictures  # matplotlib is slow
 
         result = self._postprocess(outputs, mask_inputs, images, images.image_sizes[:1])[0]
         truth = first_input["instances"]

@@ -1,4 +1,4 @@
-from d2detr.visualization.data import draw_data
+from d2detr.visualization.dataset_grid import draw_data
 from d2detr.visualization.drawing import (
     draw_instances,
     draw_panoptic,

@@ -13,8 +13,8 @@ from fvcore.transforms.transform import NoOpTransform
 from PIL import Image
 
 from d2detr.data.dataset_mapper import annotations_to_instances
-from d2detr.data.loading import load_dataset
-from d2detr.data.panoptic import panoptic_annotations, read_segment_ids
+from d2detr.datasets.catalog import load_dataset
+from d2detr.datasets.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
 from d2detr.visualization.drawing import (
     PanopticSeg,

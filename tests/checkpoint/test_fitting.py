@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from d2detr.checkpoint.fitting import fit_tensor
-from d2detr.checkpoint.report import LoadReport
+from d2detr.checkpoint.load_report import LoadReport
 
 HEAD = "heads.class_embed.weight"
 

@@ -70,7 +70,7 @@ def test_detectron2_pickle(trained, tmp_path):
 
 
 def test_backbone_goes_below_a_feature_pyramid(trained):
-    from d2detr.checkpoint.loading import adapt_weights
+    from d2detr.checkpoint.adapting import adapt_weights
 
     own = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
     adapted, _ = adapt_weights(trained.state_dict(), own)

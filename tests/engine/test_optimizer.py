@@ -2,12 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from d2detr.engine import (
-    build_optimizer,
-    clip_full_model_gradients,
-    load_config,
-    maybe_add_gradient_clipping,
-)
+from d2detr.config import load_config
+from d2detr.engine import build_optimizer, clip_full_model_gradients, maybe_add_gradient_clipping
 from d2detr.errors import UserError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from d2detr.data import ShapesSplit, register_shapes_split
+from d2detr.datasets import ShapesSplit, register_shapes_split
 from d2detr.engine import Trainer, evaluate
 from d2detr.errors import UserError
 

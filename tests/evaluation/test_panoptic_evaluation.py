@@ -15,8 +15,8 @@ from detectron2.evaluation import COCOPanopticEvaluator
 from detectron2.structures import Boxes, Instances
 
 import d2detr
-from d2detr.data import ShapesSplit, register_shapes_split
-from d2detr.data.panoptic import read_segment_ids
+from d2detr.datasets import ShapesSplit, register_shapes_split
+from d2detr.datasets.panoptic import read_segment_ids
 from d2detr.errors import UserError
 from d2detr.evaluation import (
     PanopticEvaluator,
@@ -241,7 +241,7 @@ def test_masks_are_not_evaluated_without_true_masks(dataset, tmp_path, changed_m
     json_file = tmp_path / "boxes.json"
     json_file.write_text(json.dumps(content))
     things = ThingsEvaluator(changed_metadata(json_file=str(json_file)), output_dir=str(tmp_path))
-    with caplog.at_level(logging.WARNING, "d2detr.evaluation.coco"):
+    with caplog.at_level(logging.WARNING, "d2detr.evaluation.coco_evaluation"):
         assert set(run(things, dataset)) == {"bbox"}
 
 

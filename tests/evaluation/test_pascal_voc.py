@@ -5,8 +5,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import register_pascal_voc
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from d2detr.data import check_datasets
-from d2detr.engine import Trainer, load_config
+from d2detr.config import load_config
+from d2detr.doctor import check_datasets
+from d2detr.engine import Trainer
 from d2detr.evaluation import build_evaluator
 from d2detr.model_zoo import get_config_file
 from tests.dataset_trees import two_splits, voc

@@ -12,7 +12,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from d2detr.checkpoint import from_original
-from d2detr.engine import build_optimizer, load_config
+from d2detr.config import load_config
+from d2detr.engine import build_optimizer
 from d2detr.model_zoo import get_config_file
 from d2detr.modeling import Targets
 from tests.reference.weights import reference_state_dict

@@ -8,8 +8,8 @@ import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from d2detr.data import ShapesSplit, register_shapes_split
-from d2detr.data.loading import load_dataset
+from d2detr.datasets import ShapesSplit, register_shapes_split
+from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
 from d2detr.visualization import draw_results
 from d2detr.visualization.mistakes import KINDS

@@ -1,0 +1,137 @@
+"""How many classes the model and its datasets have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from d2detr.datasets.catalog import load_dataset
+from d2detr.errors import UserError
+
+CATEGORIES_FILE = "classes.json"
+
+
+def resolve_num_classes(cfg: CfgNode) -> int:
+    """Return the number of classes that a model for ``cfg`` needs, without no-object.
+
+    Args:
+        cfg: a config with DETR's keys.
+
+    Returns:
+        ``MODEL.DETR.NUM_CLASSES``, or if that is 0 the number of classes of the first training
+        dataset (of the first test dataset if there is none for training).
+
+    Raises:
+        UserError: the number is 0 and no dataset tells it.
+    """
+    if cfg.MODEL.DETR.NUM_CLASSES:
+        return cfg.MODEL.DETR.NUM_CLASSES
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise UserError(
+            "MODEL.DETR.NUM_CLASSES is 0, which takes the number of classes from the first "
+            "dataset, but DATASETS.TRAIN and DATASETS.TEST are empty. Set MODEL.DETR.NUM_CLASSES."
+        )
+    num_classes = dataset_num_classes(names[0])
+    if num_classes is None:
+        raise UserError(
+            f"Dataset {names[0]!r} does not say how many classes it has: set the 'thing_classes' "
+            "of its metadata, or MODEL.DETR.NUM_CLASSES."
+        )
+    return num_classes
+
+
+def resolve_class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
+    """Return the names of the model's classes, where a dataset tells them without being loaded.
+
+    Args:
+        cfg: a config with DETR's keys.
+        num_classes: how many there must be.
+
+    Returns:
+        ``thing_classes`` of the first dataset that has so many, or None.
+    """
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        class_names = MetadataCatalog.get(name).get("thing_classes")
+        if class_names is not None and len(class_names) == num_classes:
+            return list(class_names)
+    return None
+
+
+def check_num_classes(cfg: CfgNode, is_train: bool = True) -> None:
+    """Check that the model has as many classes as each of its datasets.
+
+    Args:
+        cfg: a config with DETR's keys.
+        is_train: whether to check the training datasets too, or those for testing alone.
+
+    Raises:
+        UserError: the numbers differ; the message tells both.
+    """
+    num_classes = resolve_num_classes(cfg)
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    source = "MODEL.DETR.NUM_CLASSES" if cfg.MODEL.DETR.NUM_CLASSES else f"dataset {names[0]!r}"
+    for name in names if is_train else cfg.DATASETS.TEST:
+        found = dataset_num_classes(name)
+        if found not in (None, num_classes):
+            raise UserError(
+                f"{source} has {num_classes} classes, but dataset {name!r} has {found}. Set "
+                "MODEL.DETR.NUM_CLASSES to the number of the datasets, or to 0 to take it from "
+                "the first; all datasets must have the same."
+            )
+
+
+def dataset_num_classes(name: str) -> int | None:
+    """Return the number of classes of a registered dataset, or None if it does not tell.
+
+    Raises:
+        UserError: the dataset must be loaded to know, and cannot be.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("thing_classes") is None:
+        # Datasets registered from a COCO file learn their classes when they are loaded.
+        load_dataset(name)
+    class_names = metadata.get("thing_classes")
+    return None if class_names is None else len(class_names)
+
+
+def categories_of(name: str) -> list[dict[str, Any]] | None:
+    """Return the classes of a dataset as COCO's categories, in the order of the model's classes.
+
+    Args:
+        name: a registered dataset that has been loaded.
+
+    Returns:
+        Dicts with "id" and "name", and "isthing" (1 or 0) of a dataset with stuff among them; None
+        if the dataset does not name its classes.
+    """
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes")
+    if names is None:
+        return None
+    things, stuff = (
+        {index: category_id for category_id, index in ids.items()}
+        for ids in (
+            metadata.get(f"{kind}_dataset_id_to_contiguous_id", {}) for kind in ("thing", "stuff")
+        )
+    )
+    ids = {**stuff, **things}
+    categories = [{"id": ids.get(index, index), "name": name} for index, name in enumerate(names)]
+    if things.keys() | stuff.keys() == set(range(len(names))) and not things.keys() & stuff.keys():
+        for index, category in enumerate(categories):
+            category["isthing"] = int(index in things)
+    return categories
+
+
+def write_categories(cfg: CfgNode) -> None:
+    """Write the classes of the training dataset to ``OUTPUT_DIR/classes.json``.
+
+    A model can then be used where its dataset is not.
+    """
+    categories = categories_of(cfg.DATASETS.TRAIN[0])
+    if categories is not None:
+        Path(cfg.OUTPUT_DIR, CATEGORIES_FILE).write_text(json.dumps(categories))

@@ -1,0 +1,200 @@
+"""Finding missing, truncated and mislabelled image files among very many, most without decoding."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from d2detr.datasets.catalog import datasets_root_hint
+from d2detr.errors import UserError
+
+NUM_THREADS = 16
+FILES_PER_TASK = 500
+SECONDS_PER_LOG_LINE = 10
+MAX_LISTED = 5
+EXIF_ORIENTATION = 274  # the tag's number; values above 4 swap width and height
+# What is compared first of files of equal length.
+_HEAD_BYTES = 1 << 14
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageState:
+    """What an image file is like.
+
+    Attributes:
+        missing: whether there is no such file.
+        problem: why it cannot be read, if so.
+        size: (width, height) as displayed, None if it cannot be read.
+        turned: whether its EXIF orientation swaps width and height.
+    """
+
+    missing: bool = False
+    problem: str | None = None
+    size: tuple[int, int] | None = None
+    turned: bool = False
+
+
+def check_image_files(dataset_name: str, file_names: Iterable[str]) -> dict[str, ImageState]:
+    """Check that image files exist and are not cut off.
+
+    A JPEG or PNG file whose last bytes mark its end passes; any other file is decoded.
+
+    Args:
+        dataset_name: for the messages.
+        file_names: local paths. Those with a scheme ("s3://...") are skipped.
+
+    Returns:
+        What each local file is like.
+
+    Raises:
+        UserError: files are missing or cannot be decoded; names the first of them.
+    """
+    local = sorted({name for name in file_names if "://" not in name})
+    states: list[ImageState] = []
+    logged = time.monotonic()
+    for state in inspect_images(local):
+        states.append(state)
+        if time.monotonic() - logged > SECONDS_PER_LOG_LINE:
+            logged = time.monotonic()
+            logger.info(f"{dataset_name}: checked {len(states)} of {len(local)} files")
+    named = list(zip(local, states, strict=True))
+    missing = [name for name, state in named if state.missing]
+    unreadable = [f"{name} ({state.problem})" for name, state in named if state.problem]
+    if missing:
+        raise UserError(
+            f"Dataset {dataset_name!r} lacks {len(missing)} of its {len(local)} image files, "
+            f"first {os.path.abspath(missing[0])}. {datasets_root_hint()}"
+        )
+    if unreadable:
+        more = ", ..." if len(unreadable) > MAX_LISTED else ""
+        raise UserError(
+            f"Dataset {dataset_name!r}: {len(unreadable)} of its {len(local)} image files cannot "
+            f"be read: {', '.join(unreadable[:MAX_LISTED])}{more}. Replace or remove them."
+        )
+    return dict(named)
+
+
+def inspect_images(file_names: Sequence[str], decode: bool = False) -> Iterator[ImageState]:
+    """Read the headers of image files, with many threads.
+
+    Args:
+        file_names: local paths; those with a scheme ("s3://...") pass without being looked at.
+        decode: decode every image, instead of those alone that do not end as they should.
+
+    Yields:
+        A state for each file, in their order.
+    """
+    size = 10 if decode else FILES_PER_TASK
+    tasks = [file_names[start : start + size] for start in range(0, len(file_names), size)]
+    threads = (os.cpu_count() or 1) if decode else NUM_THREADS
+    with ThreadPoolExecutor(threads) as executor:
+        inspected = executor.map(lambda names: [_inspect(x, decode) for x in names], tasks)
+        yield from chain.from_iterable(inspected)
+
+
+def decoding_problem(file_name: str) -> str | None:
+    """Decode an image file; return what is wrong with it, or None."""
+    return _inspect(file_name, decode=True).problem
+
+
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) of an opened image as it is displayed, its EXIF rotation applied.
+
+    Nothing is decoded.
+    """
+    width, height = image.size
+    return (height, width) if _is_turned(image) else (width, height)
+
+
+def same_files(first: Sequence[str], second: Sequence[str]) -> dict[int, int]:
+    """Find files of equal content, whatever their names.
+
+    Returns:
+        For the index of each file in ``second`` that is in ``first`` too, its index there.
+    """
+    lengths: dict[int, list[int]] = defaultdict(list)
+    for index, name in enumerate(first):
+        lengths[_length(name)].append(index)
+    candidates = {
+        index: lengths[_length(name)]
+        for index, name in enumerate(second)
+        if _length(name) and _length(name) in lengths
+    }
+    heads = {
+        index: _checksum(first[index], _HEAD_BYTES)
+        for index in {index for group in candidates.values() for index in group}
+    }
+    same = {}
+    for index, group in candidates.items():
+        head = _checksum(second[index], _HEAD_BYTES)
+        for other in group:
+            if heads[other] == head and (
+                os.path.samefile(first[other], second[index])
+                or Path(first[other]).read_bytes() == Path(second[index]).read_bytes()
+            ):
+                same[index] = other
+                break
+    return same
+
+
+def _inspect(file_name: str, decode: bool) -> ImageState:
+    if "://" in file_name:
+        return ImageState()
+    try:
+        must_decode = decode or not _is_marked_complete(file_name)
+    except FileNotFoundError:
+        return ImageState(missing=True)
+    except OSError:
+        must_decode = True
+    try:
+        with Image.open(file_name) as image:
+            state = ImageState(size=displayed_size(image), turned=_is_turned(image))
+            if must_decode:
+                image.load()
+            return state
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow repeats the path in some messages.
+        return ImageState(problem=str(error).replace(f" {file_name!r}", "") or "unreadable")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    # Asked for what it does not have, a PNG is decoded to look behind the pixels.
+    if image.format != "TIFF" and "exif" not in image.info:
+        return False
+    return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def _is_marked_complete(file_name: str) -> bool:
+    """Whether a file begins and ends like a JPEG or a PNG."""
+    with open(file_name, "rb", buffering=0) as file:
+        head = file.read(8)
+        file.seek(-12, os.SEEK_END)
+        tail = file.read(12)
+    is_jpeg = head.startswith(b"\xff\xd8") and tail.endswith(b"\xff\xd9")
+    is_png = head == b"\x89PNG\r\n\x1a\n" and tail[4:8] == b"IEND"
+    return is_jpeg or is_png
+
+
+def _length(file_name: str) -> int:
+    """Return a file's length in bytes, 0 if it cannot be had."""
+    try:
+        return os.stat(file_name).st_size
+    except OSError:
+        return 0
+
+
+def _checksum(file_name: str, limit: int) -> int:
+    with open(file_name, "rb") as file:
+        return zlib.crc32(file.read(limit))

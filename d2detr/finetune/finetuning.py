@@ -1,0 +1,178 @@
+"""Fine-tuning in one go: from a folder of images to a trained model, its AP and its pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from d2detr.checkpoint import fetch_weights, read_checkpoint, recognise_format
+from d2detr.config import load_config
+from d2detr.datasets.auto import register_auto_dataset
+from d2detr.datasets.auto.tree import require_existing
+from d2detr.datasets.catalog import load_dataset
+from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
+from d2detr.engine.output_folder import claim_output
+from d2detr.engine.trainer import Trainer
+from d2detr.errors import UserError
+from d2detr.finetune.recipe import apply_recipe, describe_recipe
+from d2detr.model_zoo import get_config_file
+from d2detr.predict.predictor import checkpoint_of_run
+
+METRIC = "bbox/AP"
+_DEFAULT_CONFIG = "detr_r50.yaml"
+
+logger = logging.getLogger(__name__)
+
+
+class FinetuneTrainer(Trainer):
+    """A trainer that keeps the last two checkpoints, and the best model in ``model_best.pth``."""
+
+    def build_hooks(self) -> list[HookBase]:
+        built = super().build_hooks()
+        if comm.is_main_process():
+            periodic = next(x for x in built if isinstance(x, hooks.PeriodicCheckpointer))
+            periodic.max_to_keep = 2
+            evaluation = next(i for i, x in enumerate(built) if isinstance(x, hooks.EvalHook))
+            best = BestCheckpointer(
+                self.cfg.TEST.EVAL_PERIOD, self.checkpointer.model, self.cfg.OUTPUT_DIR, METRIC
+            )
+            built.insert(evaluation + 1, best)
+        return built
+
+
+def plan_finetuning(args: argparse.Namespace) -> CfgNode:
+    """Decide everything about a fine-tuning and write it to ``OUTPUT/config.yaml``.
+
+    Args:
+        args: of ``tools/finetune.py``.
+
+    Returns:
+        The frozen config. With ``args.resume`` it is the one that the output folder holds.
+
+    Raises:
+        UserError: the dataset, the weights or the output folder cannot be used.
+    """
+    output = Path(args.output)
+    claim_output(output, args.resume, args.overwrite)
+    setup_logger(str(output), distributed_rank=0, name="d2detr")
+    names = register_auto_dataset(args.data, args.val)
+    if args.resume and (output / "config.yaml").is_file():
+        cfg = load_config(str(output / "config.yaml"), args.opts)
+        if (names["train"],) != cfg.DATASETS.TRAIN:
+            raise UserError(
+                f"--resume: the run in {output} trains on {', '.join(cfg.DATASETS.TRAIN)}, not on "
+                f"{names['train']}. Choose another --output."
+            )
+    else:
+        cfg = _plan(args, names)
+    cfg.OUTPUT_DIR = str(output)
+    cfg.freeze()
+    (output / "config.yaml").write_text(cfg.dump())
+    return cfg
+
+
+def run_finetuning(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
+    """Train, evaluate the best model and draw what it sees.
+
+    Args:
+        cfg: the config of :func:`plan_finetuning`.
+        resume: go on from the last checkpoint in the output folder.
+
+    Returns:
+        The metrics of the best model.
+    """
+    trainer = FinetuneTrainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    output = Path(cfg.OUTPUT_DIR)
+    best = output / BEST_MODEL
+    comm.synchronize()  # the main process may still be writing it
+    if best.is_file():
+        DetectionCheckpointer(trainer.model).load(str(best))
+    results = Trainer.test(cfg, trainer.model)
+    if comm.is_main_process():
+        _finish(cfg, results, best)
+    return results
+
+
+def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
+    config_file, weights = _find_model(args.weights, args.config_file)
+    cfg = load_config(config_file, args.opts)
+    given = set(args.opts[::2])
+    cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in given else weights
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names["train"],), (names["val"],)
+    pretrained = _has_trained_transformer(cfg)  # before anything that takes time
+    images = len(load_dataset(names["train"]))
+    classes = len(MetadataCatalog.get(names["train"]).thing_classes)
+    choices = apply_recipe(
+        cfg,
+        images,
+        classes,
+        pretrained=pretrained,
+        base=load_config(config_file),
+        num_devices=max(1, args.num_gpus),
+        given=given,
+    )
+    logger.info(f"The recipe, on top of {config_file}:\n{describe_recipe(choices)}")
+    if not pretrained:
+        logger.warning(
+            "Only the backbone is trained, if anything: DETR then needs far more images and "
+            "epochs than a fine-tuning. Start from a trained DETR if there is one."
+        )
+    return cfg
+
+
+def _has_trained_transformer(cfg: CfgNode) -> bool:
+    path = fetch_weights(cfg.MODEL.WEIGHTS)
+    if not path:
+        return False
+    weights = read_checkpoint(path, cfg.MODEL.WEIGHTS_TRUSTED)["model"]
+    form = recognise_format(weights)
+    return form is not None and not form.backbone_only
+
+
+def _find_model(weights: str, config_file: str | None) -> tuple[str, str]:
+    """Return the config and the weights of a model.
+
+    The folder of a run, or a checkpoint in one, brings its own config; ``detr://NAME`` has that
+    of the same name.
+    """
+    folder = None
+    if weights and "://" not in weights:
+        path = require_existing(weights, "--weights")
+        folder = path if path.is_dir() else path.parent
+        if path.is_dir() and (path / "config.yaml").is_file():
+            weights = str(checkpoint_of_run(path))
+    if config_file:
+        return config_file, weights
+    if folder is not None and (folder / "config.yaml").is_file():
+        return str(folder / "config.yaml"), weights
+    if weights.startswith("detr://"):
+        return get_config_file(weights.removeprefix("detr://") + ".yaml"), weights
+    return get_config_file(_DEFAULT_CONFIG), weights
+
+
+def _finish(cfg: CfgNode, results: dict[str, Any], best: Path) -> None:
+    from d2detr.visualization import draw_results  # Matplotlib takes long to import
+
+    output = Path(cfg.OUTPUT_DIR)
+    (output / "results.json").write_text(json.dumps(results))
+    name = cfg.DATASETS.TEST[0]
+    detections = output / "inference" / "coco_instances_results.json"
+    pictures = output / "predictions"
+    for order in ("first", "worst"):
+        draw_results(name, detections, pictures / f"{order}.png", order=order)
+    logger.info(
+        f"AP {results['bbox']['AP']:.1f}, AP50 {results['bbox']['AP50']:.1f} on validation, with "
+        f"{best if best.is_file() else 'the last model'}. Pictures: {pictures}"
+    )

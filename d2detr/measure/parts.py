@@ -1,0 +1,120 @@
+"""Losses and post-processing alone, on made-up predictions."""
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import ImageList
+from torch import Tensor
+
+from d2detr.measure.peer import build_image_processor, import_transformers, peer_labels
+from d2detr.measure.timing import Step
+from d2detr.measure.workload import Workload
+from d2detr.modeling.criterion import build_criterion
+from d2detr.modeling.postprocess import postprocess_boxes
+from d2detr.modeling.postprocess_masks import Segmenter
+from d2detr.modeling.targets import Targets
+
+_SEGMENTS = 15  # queries that a panoptic image keeps
+
+
+def our_losses(workload: Workload) -> Step:
+    """Matching, losses and their gradients for every decoder layer; returns the total loss."""
+    logits, boxes = _predictions(workload, workload.cfg.MODEL.DETR.DEC_LAYERS)
+    criterion = build_criterion(workload.cfg, workload.num_classes).to(workload.device)
+    targets = _targets(workload)
+
+    def run() -> Tensor:
+        with workload.autocast():
+            losses, _ = criterion({"pred_logits": logits, "pred_boxes": boxes}, targets)
+            total = sum(losses.values())
+        torch.autograd.grad(total, (logits, boxes))
+        return total.detach()
+
+    return run
+
+
+def peer_losses(workload: Workload) -> Step:
+    """The same with the peer."""
+    transformers = import_transformers()
+    from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
+
+    detr = workload.cfg.MODEL.DETR
+    logits, boxes = _predictions(workload, detr.DEC_LAYERS)
+    labels = peer_labels(_targets(workload))
+    config = transformers.DetrConfig(
+        num_labels=workload.num_classes, decoder_layers=detr.DEC_LAYERS, auxiliary_loss=True
+    )
+
+    def run() -> Tensor:
+        with workload.autocast():
+            total, *_ = ForObjectDetectionLoss(
+                logits[-1], labels, workload.device, boxes[-1], config, logits, boxes
+            )
+        torch.autograd.grad(total, (logits, boxes))
+        return total.detach()
+
+    return run
+
+
+def our_postprocessing(workload: Workload) -> Step:
+    """From a network's outputs to boxes or, of a mask model, to a panoptic segmentation."""
+    logits, boxes, masks = _outputs(workload)
+    sizes = [workload.size] * workload.batch
+    images = ImageList(torch.empty(workload.batch, 3, *workload.size, device="meta"), sizes)
+    segmenter = Segmenter(thing_classes=range(workload.num_classes))
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        detections = postprocess_boxes(logits, boxes, sizes, with_query_index=workload.has_masks)
+        if workload.has_masks:
+            no_instances = [x[:0] for x in detections]
+            segmenter(no_instances, logits, lambda image, query: masks[image, query], images)
+        return torch.cat([x.scores for x in detections])
+
+    return run
+
+
+def peer_postprocessing(workload: Workload) -> Step:
+    """The same with the peer."""
+    logits, boxes, masks = _outputs(workload)
+    outputs = SimpleNamespace(logits=logits, pred_boxes=boxes, pred_masks=masks)
+    processor = build_image_processor()
+    sizes = [workload.size] * workload.batch
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        results = processor.post_process_object_detection(outputs, 0.0, sizes)
+        if workload.has_masks:
+            processor.post_process_panoptic_segmentation(outputs, 0.85, target_sizes=sizes)
+        return torch.cat([x["scores"] for x in results])
+
+    return run
+
+
+def _predictions(workload: Workload, num_layers: int) -> tuple[Tensor, Tensor]:
+    detr = workload.cfg.MODEL.DETR
+    shape = (num_layers, workload.batch, detr.NUM_OBJECT_QUERIES)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(*shape, workload.num_classes + 1, generator=generator)
+    boxes = torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1
+    return tuple(x.to(workload.device).requires_grad_() for x in (logits, boxes))
+
+
+def _targets(workload: Workload) -> Targets:
+    instances = [x["instances"] for x in workload.training_batch()]
+    return Targets.from_instances(instances, workload.num_classes, workload.device)
+
+
+def _outputs(workload: Workload) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Logits, boxes and mask logits, of which every image keeps a few as segments."""
+    logits, boxes = (x.detach()[0] for x in _predictions(workload, 1))
+    logits[..., -1] = 12  # no object
+    logits[:, :_SEGMENTS, 0] = 20
+    if not workload.has_masks:
+        return logits, boxes, None
+    height, width = (-(-x // 4) for x in workload.size)
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn(*logits.shape[:2], height // 16, width // 16, generator=generator)
+    masks = F.interpolate(4 * coarse, (height, width), mode="bilinear")
+    return logits, boxes, masks.to(workload.device)

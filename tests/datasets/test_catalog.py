@@ -1,0 +1,110 @@
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+
+from d2detr.datasets.catalog import datasets_root_hint, find_coco_fault, load_dataset
+from d2detr.errors import UserError
+
+
+def test_loads_a_sound_dataset(tiny_coco):
+    directory = tiny_coco()
+    assert len(load_dataset("tiny")) == 2
+    assert find_coco_fault(str(directory / "instances.json")) is None
+
+
+def test_unknown_name_lists_near_ones(tiny_coco):
+    tiny_coco(name="my_kitchen_train")
+    with pytest.raises(UserError, match="'my_kitchn_train' is not registered.*my_kitchen_train"):
+        load_dataset("my_kitchn_train")
+
+
+def test_unknown_name_without_near_ones():
+    with pytest.raises(UserError, match="Register it"):
+        load_dataset("qqqqqqqqqqqqqqqqqqq")
+
+
+@pytest.mark.parametrize("root", ["/some/where", None])
+def test_missing_annotation_file_tells_path_and_variable(
+    tmp_path, monkeypatch, forget_datasets, root
+):
+    if root is None:
+        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    else:
+        monkeypatch.setenv("DETECTRON2_DATASETS", root)
+    register_coco_instances("gone", {}, str(tmp_path / "gone.json"), str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        load_dataset("gone")
+    assert str(tmp_path / "gone.json") in str(caught.value)
+    assert datasets_root_hint() in str(caught.value)
+    assert ("/some/where" if root else "./datasets") in datasets_root_hint()
+
+
+@pytest.mark.parametrize("content", ['{"images": [{"id": 1', "", "\x00\x01"])
+def test_file_that_is_not_json(tiny_coco, content):
+    directory = tiny_coco()
+    (directory / "instances.json").write_text(content)
+    with pytest.raises(UserError, match=r"instances.json is not valid JSON, or truncated"):
+        load_dataset("tiny")
+
+
+def remove(section, index, key):
+    return lambda content: content[section][index].pop(key)
+
+
+def put(section, index, key, value):
+    return lambda content: content[section][index].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (put("annotations", 1, "category_id", 9), r"annotation 12 has category_id 9.*\(1, 2\)"),
+        (put("annotations", 2, "id", 11), "annotation 11 occurs twice"),
+        (put("annotations", 2, "bbox", []), r"annotation 13 has the bbox \[\]"),
+        (remove("annotations", 0, "category_id"), "'annotations' has no 'category_id'"),
+        (remove("images", 0, "height"), "'images' has no 'height'"),
+        (remove("categories", 0, "name"), "'categories' has no 'name'"),
+        (lambda content: content.pop("categories"), "no list 'categories'"),
+        (lambda content: content.update(categories=[]), "'categories' is empty"),
+        (lambda content: content.pop("images"), "no list 'images'"),
+    ],
+)
+def test_fault_in_the_file_is_named(tiny_coco, edit, message):
+    tiny_coco(edit)
+    with pytest.raises(UserError, match=f"'tiny': .*instances.json: .*{message}"):
+        load_dataset("tiny")
+
+
+def test_json_of_another_kind(tiny_coco):
+    directory = tiny_coco()
+    (directory / "instances.json").write_text(json.dumps([1, 2]))
+    with pytest.raises(UserError, match="not in COCO format"):
+        load_dataset("tiny")
+
+
+def test_empty_dataset(tiny_coco):
+    tiny_coco(lambda content: content.update(images=[], annotations=[]))
+    with pytest.raises(UserError, match="'tiny': it holds no image"):
+        load_dataset("tiny")
+
+
+def test_missing_panoptic_files_are_named(tiny_coco, forget_datasets):
+    def load():
+        raise AssertionError("/data/panoptic/000001.png")
+
+    DatasetCatalog.register("panoptic", load)
+    with pytest.raises(UserError, match="/data/panoptic/000001.png"):
+        load_dataset("panoptic")
+
+
+def test_mistake_in_a_loading_function_is_shown_as_it_is(tiny_coco, forget_datasets):
+    def load():
+        return [{}["height"]]
+
+    directory = tiny_coco()
+    DatasetCatalog.register("own", load)
+    MetadataCatalog.get("own").json_file = str(directory / "instances.json")
+    with pytest.raises(KeyError, match="height"):
+        load_dataset("own")

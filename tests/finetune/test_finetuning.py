@@ -1,0 +1,156 @@
+import argparse
+import json
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.data import MetadataCatalog
+from PIL import Image
+
+from d2detr.errors import UserError
+from d2detr.finetune import FinetuneTrainer, plan_finetuning, run_finetuning
+from d2detr.model_zoo import get_config_file
+from tests.dataset_trees import FORMATS, two_splits
+
+SMALL = {"SOLVER.MAX_ITER": 4, "MODEL.DETR.HIDDEN_DIM": 32, "MODEL.DETR.DIM_FEEDFORWARD": 64}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folders of the same data, by format."""
+    root = tmp_path_factory.mktemp("data")
+    for name, write in FORMATS.items():
+        write(root / name, two_splits())
+    return root
+
+
+@pytest.fixture(autouse=True)
+def clean(tmp_path_factory, monkeypatch, forget_datasets):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def arguments(data, tmp_path):
+    def make(name="coco", opts=(), **values):
+        given = {**SMALL, "DATALOADER.NUM_WORKERS": 0, "MODEL.DEVICE": "cpu", **dict(opts)}
+        defaults = {
+            "data": str(data / name),
+            "val": None,
+            "weights": "",
+            "output": str(tmp_path / "output"),
+            "config_file": get_config_file("quickstart.yaml"),
+            "resume": False,
+            "overwrite": False,
+            "num_gpus": 0,
+            "opts": [str(x) for pair in given.items() for x in pair],
+        }
+        return argparse.Namespace(**{**defaults, **values})
+
+    return make
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_from_a_folder_to_a_model_with_its_table_and_pictures(arguments, tmp_path, caplog, name):
+    with caplog.at_level(logging.INFO):
+        cfg = plan_finetuning(arguments(name, opts={"TEST.EVAL_PERIOD": 0, "VIS_PERIOD": 0}))
+        results = run_finetuning(cfg)
+    output = tmp_path / "output"
+    assert set(results["bbox"]) >= {"AP", "APs", "AP-circle", "AP-star"}
+    assert json.loads((output / "results.json").read_text()).keys() == results.keys()
+    assert "Per-category bbox AP" in caplog.text
+    assert "model_best.pth" in caplog.text
+    for order in ("first", "worst"):
+        picture = np.asarray(Image.open(output / "predictions" / f"{order}.png"))
+        assert picture.std() > 10
+    assert [x["name"] for x in json.loads((output / "classes.json").read_text())] == list(
+        MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+    )
+    assert len(list(output.glob("model_0*.pth"))) <= 2
+    written = yaml.safe_load((output / "config.yaml").read_text())
+    assert written["SOLVER"]["MAX_ITER"] == 4
+
+
+def test_resumes_a_killed_run_and_keeps_its_best_model(arguments, tmp_path, monkeypatch, caplog):
+    cfg = plan_finetuning(arguments(opts={"SOLVER.MAX_ITER": 20, "VIS_PERIOD": 0}))
+    killed_at = 7
+    step = FinetuneTrainer.run_step
+
+    def killed(self):
+        if self.iter == killed_at:
+            raise KeyboardInterrupt
+        step(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FinetuneTrainer, "run_step", killed)
+        run_finetuning(cfg)
+    output = tmp_path / "output"
+    assert (output / "last_checkpoint").read_text() == "model_0000005.pth"
+    record = {"name": "bbox/AP", "metric": 101.0, "iteration": 3}
+    (output / "best.json").write_text(json.dumps(record))
+    best = (output / "model_best.pth").read_bytes()
+
+    with pytest.raises(UserError, match="holds another run.*--resume.*--overwrite"):
+        plan_finetuning(arguments())
+    with caplog.at_level(logging.INFO):
+        cfg = plan_finetuning(arguments(opts={"SOLVER.MAX_ITER": 20, "VIS_PERIOD": 0}, resume=True))
+        run_finetuning(cfg, resume=True)
+    assert f"Loading trainer from {output}/model_0000005.pth" in caplog.text
+    # No AP exceeds 101, so the best model is still that of the first part.
+    assert (output / "model_best.pth").read_bytes() == best
+    assert json.loads((output / "best.json").read_text()) == record
+
+
+def test_resuming_another_run_is_refused(arguments, tmp_path):
+    plan_finetuning(arguments("coco"))
+    with pytest.raises(UserError, match=r"--resume: the run in .* trains on auto:.*coco:train"):
+        plan_finetuning(arguments("voc", resume=True))
+
+
+def test_overwrite_removes_the_run_and_nothing_else(arguments, tmp_path):
+    output = tmp_path / "output"
+    (output / "inference").mkdir(parents=True)
+    for name in ("model_final.pth", "metrics.json", "notes.txt", "inference/old.json"):
+        (output / name).write_text("x")
+    plan_finetuning(arguments(overwrite=True))
+    left = {x.name for x in output.iterdir()}
+    assert "notes.txt" in left
+    assert not left & {"model_final.pth", "metrics.json", "inference"}
+
+
+def test_starts_from_a_run_of_its_own_with_other_classes(arguments, tmp_path, data):
+    once = {"TEST.EVAL_PERIOD": 0, "VIS_PERIOD": 0}
+    run_finetuning(plan_finetuning(arguments(opts=once, output=str(tmp_path / "first"))))
+    cfg = plan_finetuning(
+        arguments(config_file=None, weights=str(tmp_path / "first"), output=str(tmp_path / "two"))
+    )
+    assert str(tmp_path / "first" / "model_best.pth") == cfg.MODEL.WEIGHTS
+    assert cfg.MODEL.BACKBONE.NAME == "build_tiny_resnet_backbone"
+    assert cfg.MODEL.DETR.HIDDEN_DIM == 32
+    trainer = FinetuneTrainer(cfg)
+    trainer.resume_or_load(resume=False)
+    saved = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]
+    for key, value in trainer.model.state_dict().items():
+        torch.testing.assert_close(value, saved[key])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weights": "runs/none.pth"}, r"--weights runs/none.pth does not exist.*nearest"),
+        ({"data": "no/such/folder"}, "Dataset .*no/such/folder does not exist"),
+        ({"opts": {"SOLVER.MAX_ITR": 3}}, "MAX_ITR"),
+    ],
+)
+def test_bad_input(arguments, values, message):
+    with pytest.raises(UserError, match=message):
+        plan_finetuning(arguments(**values))
+
+
+def test_run_folder_without_a_checkpoint(arguments, tmp_path):
+    (tmp_path / "empty").mkdir()
+    shutil.copy(get_config_file("quickstart.yaml"), tmp_path / "empty" / "config.yaml")
+    with pytest.raises(UserError, match="config.yaml, but no checkpoint"):
+        plan_finetuning(arguments(config_file=None, weights=str(tmp_path / "empty")))
