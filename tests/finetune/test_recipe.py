@@ -105,7 +105,7 @@ def test_free_memory_is_less_than_all_of_it():
 
 
 def test_measuring_memory_counts_what_autograd_keeps(tiny_cfg):
-    kept, weights = memory._training_bytes(tiny_cfg)
-    model = memory.build_model(tiny_cfg)
+    kept, weights = batch_size._training_bytes(tiny_cfg)
+    model = batch_size.build_model(tiny_cfg)
     assert weights == sum(x.numel() * 4 for x in model.parameters())
     assert kept > 2 * 3 * 96 * 160 * 4  # much more than the image itself, in float32
