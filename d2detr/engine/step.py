@@ -78,14 +78,15 @@ class TrainingStep:
         model = self.model.module if distributed else self.model
         is_detr = isinstance(model, DETR)
         total: dict[str, Tensor] = {}
-        with model.dividing_losses_by(batch) if is_detr else nullcontext():
-            parts = _split(batch, self.num_parts)
-            for number, part in enumerate(parts, start=1):
-                share = 1.0 if is_detr else len(part) / len(batch)
-                waits = distributed and number < len(parts)  # gradients are gathered at the last
-                with self.model.no_sync() if waits else nullcontext():
-                    losses = self._backward(part, share)
-                total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
+        # DETR's losses of a part are divided by the objects of the whole batch.
+        options = {"divisor": model.loss_divisor(batch)} if is_detr else {}
+        parts = _split(batch, self.num_parts)
+        for number, part in enumerate(parts, start=1):
+            share = 1.0 if is_detr else len(part) / len(batch)
+            waits = distributed and number < len(parts)  # gradients are gathered at the last
+            with self.model.no_sync() if waits else nullcontext():
+                losses = self._backward(part, share, options)
+            total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
         return total
 
     def update(self) -> None:
@@ -94,9 +95,11 @@ class TrainingStep:
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def _backward(self, part: list[dict[str, Any]], share: float) -> dict[str, Tensor]:
+    def _backward(
+        self, part: list[dict[str, Any]], share: float, options: dict[str, Any]
+    ) -> dict[str, Tensor]:
         with self._autocast:
-            losses = self.model(part)
+            losses = self.model(part, **options)
         self.grad_scaler.scale(share * sum(losses.values())).backward()
         return {name: share * loss.detach() for name, loss in losses.items()}
 

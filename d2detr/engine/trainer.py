@@ -7,7 +7,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -23,9 +23,11 @@ from d2detr.data import ResumableTrainLoader, build_dataset_mapper, in_batches
 from d2detr.datasets import write_categories
 from d2detr.doctor import check_datasets, check_on_main_process
 from d2detr.engine.optimizer import build_optimizer
+from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
 from d2detr.evaluation import build_evaluator
+from d2detr.modeling import DETR
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +85,20 @@ class Trainer(DefaultTrainer):
         start = time.perf_counter()
         data = next(self._trainer._data_loader_iter)
         data_time = time.perf_counter() - start
-        self._log_losses(self._step.compute_gradients(data), data_time)
+        try:
+            losses = self._step.compute_gradients(data)
+        except FloatingPointError as error:
+            raise FloatingPointError(self._explain_divergence(error, data)) from None
+        self._log_losses(losses, data_time)
         self._step.update()
+
+    def _explain_divergence(self, error: FloatingPointError, data: list[dict[str, Any]]) -> str:
+        names = ", ".join(str(record.get("file_name", "without a name")) for record in data)
+        return (
+            f"{error} at iteration {self.iter}, images {names}. The training has diverged: lower "
+            "SOLVER.BASE_LR, clip gradients (SOLVER.CLIP_GRADIENTS) or train without SOLVER.AMP. "
+            "If it happens in the first iteration, check MODEL.WEIGHTS and the images."
+        )
 
     def _log_losses(self, losses: dict[str, Tensor], data_time: float) -> None:
         values = torch.stack([x.float() for x in losses.values()]).tolist()
@@ -97,6 +111,19 @@ class Trainer(DefaultTrainer):
             raise FloatingPointError(f"A loss is not finite at iteration {self.iter}: {named}.")
         self.storage.put_scalars(total_loss=mean.sum().item(), **named)
         self.storage.put_scalar("data_time", max(data_time for _, data_time in gathered))
+
+    def build_hooks(self) -> list[HookBase]:
+        built = super().build_hooks()
+        model = self.checkpointer.model
+        if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
+            pictures = PredictionPictures(
+                model,
+                self.cfg.VIS_PERIOD,
+                image_format=self.cfg.INPUT.FORMAT,
+                dataset_name=self.cfg.DATASETS.TRAIN[0],
+            )
+            built.insert(-1, pictures)  # before what writes them
+        return built
 
     def build_writers(self) -> list[EventWriter]:
         printer, *others = super().build_writers()

@@ -1,6 +1,5 @@
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -62,14 +61,11 @@ class DETR(LoadsDetrWeights):
         mask_head: predicts masks; None detects boxes alone.
         segmenter: what inference does with the mask head's logits.
         freeze_box_model: train the mask head alone, on top of a trained box model.
-        dataset_name: whose metadata names the classes in pictures; without it they are numbered.
         pixel_mean: per channel, subtracted from images in [0, 255].
         pixel_std: per channel, divides the difference.
-        input_format: order of the image channels, "RGB" or "BGR"; only drawing needs it.
         deep_supervision: train on every decoder layer's predictions, not on the last one's alone.
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep; 0 keeps one per query.
-        vis_period: iterations between pictures of predictions in the EventStorage; 0 draws none.
         class_names: of the K classes, where known: pretrained class rows are picked by them.
         trusts_weights: whether weight files may run code that they hold.
         activation_checkpointing: parts that compute activations again in the backward pass instead
@@ -92,15 +88,12 @@ class DETR(LoadsDetrWeights):
         criterion: SetCriterion | None,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
-        input_format: str = "RGB",
         deep_supervision: bool = True,
         score_threshold: float = 0.0,
         detections_per_image: int = 0,
-        vis_period: int = 0,
         mask_head: MaskHead | None = None,
         segmenter: Segmenter | None = None,
         freeze_box_model: bool = False,
-        dataset_name: str | None = None,
         class_names: Sequence[str] | None = None,
         trusts_weights: bool = False,
         activation_checkpointing: Sequence[str] = (),
@@ -121,12 +114,9 @@ class DETR(LoadsDetrWeights):
         self.heads = PredictionHeads(transformer.embed_dim, num_classes)
         self.num_classes = num_classes
         self.criterion = criterion
-        self._divisor: Divisor | None = None
-        self.input_format = input_format
         self.deep_supervision = deep_supervision
         self.score_threshold = score_threshold
         self.detections_per_image = detections_per_image
-        self.vis_period = vis_period
         if freeze_box_model:
             if mask_head is None:
                 raise UserError(
@@ -141,7 +131,6 @@ class DETR(LoadsDetrWeights):
             )
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
-        self.dataset_name = dataset_name
         self.class_names = class_names
         self.trusts_weights = trusts_weights
         self._recompute_activations(activation_checkpointing)
@@ -160,7 +149,7 @@ class DETR(LoadsDetrWeights):
         return self.pixel_mean.device
 
     def forward(
-        self, batched_inputs: list[dict[str, Any]]
+        self, batched_inputs: list[dict[str, Any]], divisor: Divisor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Train on a batch or detect objects in it.
 
@@ -172,6 +161,8 @@ class DETR(LoadsDetrWeights):
                   mask head, ``gt_masks`` (BitMasks or PolygonMasks);
                 * ``height``, ``width`` (inference, optional): the size that detections shall
                   refer to, if it is not the size of ``image``.
+            divisor: :meth:`loss_divisor` of a larger batch, which the images are a part of; the
+                losses of its parts then add up to those of the batch. None for a whole batch.
 
         Returns:
             In training the weighted losses (see :class:`SetCriterion`), whose sum is the total.
@@ -186,13 +177,10 @@ class DETR(LoadsDetrWeights):
         encoded = self.encode(images)
         outputs = self.heads(encoded.hs if self.deep_supervision else encoded.hs[-1:])
         mask_inputs = self._mask_inputs(encoded)
-        losses, metrics = self.compute_losses(outputs, batched_inputs, images, mask_inputs)
-
+        losses, metrics = self.compute_losses(outputs, batched_inputs, images, mask_inputs, divisor)
         storage = _current_event_storage()
         if storage is not None:
             storage.put_scalars(**metrics)
-            if self.vis_period > 0 and storage.iter % self.vis_period == 0:
-                self._draw_predictions(storage, batched_inputs[0], images, outputs, mask_inputs)
         return losses
 
     @torch.no_grad()
@@ -238,16 +226,17 @@ class DETR(LoadsDetrWeights):
         batched_inputs: list[dict[str, Any]],
         images: ImageList,
         mask_inputs: MaskInputs | None = None,
+        divisor: Divisor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compare predictions with the ground truth; returns losses and metrics.
 
         Raises:
             UserError: an input has no ``instances``, or they do not fit the model.
-            FloatingPointError: a prediction is not finite; says which and when.
+            FloatingPointError: a prediction is not finite; says which.
         """
-        names = [str(x.get("file_name", "without a name")) for x in batched_inputs]
-        for name, x in zip(names, batched_inputs, strict=True):
-            if "instances" not in x:
+        for record in batched_inputs:
+            if "instances" not in record:
+                name = record.get("file_name", "without a name")
                 raise UserError(
                     f"Image {name} has no 'instances' to train on. A mapper must give empty "
                     "Instances to images without objects; for inference call model.eval()."
@@ -259,32 +248,17 @@ class DETR(LoadsDetrWeights):
             mask_size=images.tensor.shape[-2:] if mask_inputs else None,
         )
         predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
-        try:
-            return self.criterion(outputs, targets, predict_masks, self._divisor)
-        except FloatingPointError as error:
-            storage = _current_event_storage()
-            when = "" if storage is None else f" at iteration {storage.iter}"
-            raise FloatingPointError(
-                f"{error}{when}, images {', '.join(names)}. The training has diverged: lower "
-                "SOLVER.BASE_LR, clip gradients (SOLVER.CLIP_GRADIENTS) or train without "
-                "SOLVER.AMP. If it happens in the first iteration, check MODEL.WEIGHTS and the "
-                "images."
-            ) from None
+        return self.criterion(outputs, targets, predict_masks, divisor)
 
-    @contextmanager
-    def dividing_losses_by(self, batched_inputs: list[dict[str, Any]]) -> Iterator[None]:
-        """Make the losses of parts of a batch add up to those of the batch.
+    def loss_divisor(self, batched_inputs: list[dict[str, Any]]) -> Divisor:
+        """Return what the losses of a batch are divided by, to be given with each part of it.
 
         Args:
             batched_inputs: the whole batch; see :meth:`forward`.
         """
-        counts = [len(x.get("instances", ())) for x in batched_inputs]
+        counts = [len(record.get("instances", ())) for record in batched_inputs]
         num_queries = self.transformer.decoder.query_embed.num_embeddings
-        self._divisor = self.criterion.divisor(counts, num_queries, self.device)
-        try:
-            yield
-        finally:
-            self._divisor = None
+        return self.criterion.divisor(counts, num_queries, self.device)
 
     def _recompute_activations(self, parts: Sequence[str]) -> None:
         layers = {
@@ -326,28 +300,6 @@ class DETR(LoadsDetrWeights):
         if mask_inputs is None:
             return [{"instances": x} for x in detections]
         return self.segmenter(detections, logits, partial(self.mask_head, mask_inputs), images)
-
-    @torch.no_grad()
-    def _draw_predictions(
-        self,
-        storage: EventStorage,
-        first_input: dict[str, Any],
-        images: ImageList,
-        outputs: dict[str, Tensor],
-        mask_inputs: MaskInputs | None,
-    ) -> None:
-        from d2detr.visualization.training_pictures import put_pictures  # matplotlib is slow
-
-        result = self._postprocess(outputs, mask_inputs, images, images.image_sizes[:1])[0]
-        truth = first_input["instances"]
-        put_pictures(
-            storage,
-            first_input,
-            result,
-            image_format=self.input_format,
-            dataset_name=self.dataset_name,
-            true_panoptic=self.segmenter.to_panoptic(truth) if "panoptic_seg" in result else None,
-        )
 
 
 @META_ARCH_REGISTRY.register()

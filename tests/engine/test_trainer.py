@@ -169,7 +169,9 @@ def test_diverged_training_stops_before_the_weights_are_lost(cfg):
     trainer = Trainer(cfg)
     trainer.model.heads.class_embed.weight.data.fill_(float("inf"))
     before = trainer.model.heads.bbox_embed.layers[0].weight.detach().clone()
-    with pytest.raises(FloatingPointError, match="pred_logits .* iteration 0"):
+    with pytest.raises(
+        FloatingPointError, match="pred_logits .* iteration 0, images .*jpg.*BASE_LR"
+    ):
         trainer.train()
     assert torch.equal(trainer.model.heads.bbox_embed.layers[0].weight, before)
 

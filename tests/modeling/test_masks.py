@@ -1,11 +1,9 @@
 """DETR with a mask head, as Detectron2 uses it."""
 
-import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, PolygonMasks
-from detectron2.utils.events import EventStorage
 
 from d2detr.engine import build_optimizer
 from d2detr.errors import UserError
@@ -195,20 +193,6 @@ def test_number_of_parameters_that_learn_on_a_frozen_r50():
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg)
     assert sum(x.numel() for x in model.parameters() if x.requires_grad) == 1_333_657
-
-
-def test_vis_period_draws_masks(tiny_mask_cfg):
-    tiny_mask_cfg.VIS_PERIOD = 1
-    model = build_model(tiny_mask_cfg)
-    keep_segments(model)
-    polygons, nothing = make_mask_input(48, 64, 1), make_input(48, 64, 0)
-    polygons["instances"].gt_masks = PolygonMasks([[np.array([1.0, 1, 30, 1, 30, 30])]])
-    for x in (make_mask_input(48, 64, 1), polygons, nothing):
-        with EventStorage() as storage:
-            model([x])
-            pictures = {name: picture for name, picture, _ in storage._vis_data}
-        assert set(pictures) == {"truth (left), predictions (right)", "panoptic segmentation"}
-        assert all(x.shape[2] > 2 * x.shape[1] for x in pictures.values())
 
 
 @pytest.mark.parametrize(

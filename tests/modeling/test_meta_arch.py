@@ -75,12 +75,10 @@ def test_training_without_instances_names_the_image(model):
         model([{"image": torch.zeros(3, 32, 32), "file_name": "a.jpg"}])
 
 
-def test_non_finite_predictions_say_which_and_when(model):
+def test_non_finite_predictions_say_which(model):
     model.heads.bbox_embed.layers[-1].bias.data.fill_(float("nan"))
-    with EventStorage(41), pytest.raises(FloatingPointError) as error:
-        model([{**make_input(48, 48, 1), "file_name": "a.jpg"}])
-    for part in ("pred_boxes of decoder layer 0", "iteration 41", "a.jpg", "SOLVER.BASE_LR"):
-        assert part in str(error.value)
+    with pytest.raises(FloatingPointError, match="pred_boxes of decoder layer 0"):
+        model([make_input(48, 48, 1)])
 
 
 def test_inference_output(model):
@@ -199,19 +197,6 @@ def test_tracing_serves_other_sizes(model):
     boxes, *_ = traced(other)
     expected = model([{"image": other}])[0]["instances"].pred_boxes.tensor
     torch.testing.assert_close(boxes, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_vis_period_draws_truth_beside_predictions(tiny_cfg):
-    tiny_cfg.VIS_PERIOD = 5
-    model = build_model(tiny_cfg)
-    with EventStorage(9) as storage:
-        model([make_input(48, 64, 1)])
-        assert not storage._vis_data
-        storage.step()
-        model([make_input(48, 64, 1)])
-        (_, picture, _), *_ = storage._vis_data
-    assert picture.shape[0] == 3
-    assert picture.shape[2] > 2 * picture.shape[1]
 
 
 def test_built_from_python_without_a_config(tiny_cfg):
