@@ -14,7 +14,6 @@ from d2detr.datasets import (
     register_auto_dataset,
     register_shapes,
     register_shapes_split,
-    resolve_class_names,
     resolve_num_classes,
 )
 
@@ -30,7 +29,6 @@ __all__ = [
     "register_auto_dataset",
     "register_shapes",
     "register_shapes_split",
-    "resolve_class_names",
     "resolve_num_classes",
     "short_side_shape",
 ]

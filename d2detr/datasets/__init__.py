@@ -3,10 +3,9 @@
 Importing this package registers ``shapes_train``, ``shapes_val`` and their panoptic variants.
 """
 
-from d2detr.datasets.auto import register_auto_dataset
-from d2detr.datasets.classes import (
+from d2detr.datasets.auto import register_auto_dataset, resolve_auto_names
+from d2detr.datasets.categories import (
     check_num_classes,
-    resolve_class_names,
     resolve_num_classes,
     write_categories,
 )
@@ -18,9 +17,9 @@ __all__ = [
     "register_auto_dataset",
     "register_shapes",
     "register_shapes_split",
-    "resolve_class_names",
     "resolve_num_classes",
     "write_categories",
 ]
 
 register_shapes()
+resolve_auto_names()

@@ -34,11 +34,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         UserError: the name is not registered, a file is missing or cannot be parsed, or the
             dataset is empty.
     """
-    if name.startswith("auto:") and name not in DatasetCatalog:
-        from d2detr.datasets.auto import register_auto  # which needs this module
-
-        register_auto(name)
-    if name not in DatasetCatalog:
+    if name not in DatasetCatalog and not name.startswith("auto:"):
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         advice = f"Did you mean {' or '.join(near)}?" if near else "Register it before training."
         raise UserError(f"Dataset {name!r} is not registered. {advice}")

@@ -2,12 +2,11 @@
 
 from d2detr.doctor.dataset_fix import fix_dataset
 from d2detr.doctor.dataset_report import check_dataset
-from d2detr.doctor.preflight import check_annotations, check_datasets, check_on_main_process
+from d2detr.doctor.preflight import check_annotations, check_datasets
 
 __all__ = [
     "check_annotations",
     "check_dataset",
     "check_datasets",
-    "check_on_main_process",
     "fix_dataset",
 ]

@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from d2detr.datasets.catalog import load_dataset
-from d2detr.datasets.classes import check_num_classes, resolve_num_classes
+from d2detr.datasets.categories import check_num_classes, resolve_num_classes
 from d2detr.datasets.image_files import ImageState, check_image_files
 from d2detr.datasets.panoptic import compare_segments, describe_segments
 from d2detr.doctor.annotation_table import AnnotationTable, table_from_records
@@ -68,40 +67,6 @@ class AnnotationCounts:
             f"{self.degenerate} boxes without area; {self.outside} boxes reach beyond their image "
             "and are clipped"
         )
-
-
-def check_datasets(cfg: CfgNode, is_train: bool = True) -> None:
-    """Check everything that training or evaluation will read, and log what is in it.
-
-    All processes of a training must call this: the main process checks, all raise.
-
-    Args:
-        cfg: a config with DETR's keys.
-        is_train: whether to check the training datasets too, or those for testing alone.
-
-    Raises:
-        UserError: a dataset is not registered, lacks files, has unreadable ones, has another
-            number of classes than the model, or annotations that cannot be used.
-    """
-    check_on_main_process(lambda: _check_datasets(cfg, is_train))
-
-
-def check_on_main_process(check: Callable[[], None]) -> None:
-    """Check something that is the same for all processes once; all of them must call this.
-
-    Raises:
-        UserError: in all processes, if ``check`` raises it.
-    """
-    problem = None
-    if comm.is_main_process():
-        try:
-            check()
-        except UserError as error:
-            problem = error
-    # A process that is told nothing would wait for the others in vain.
-    message = comm.all_gather(None if problem is None else str(problem))[0]
-    if message is not None:
-        raise problem or UserError(message)
 
 
 def check_annotations(
@@ -176,7 +141,17 @@ def _count(table: AnnotationTable) -> AnnotationCounts:
     )
 
 
-def _check_datasets(cfg: CfgNode, is_train: bool) -> None:
+def check_datasets(cfg: CfgNode, is_train: bool = True) -> None:
+    """Check everything that training or evaluation will read, and log what is in it.
+
+    Args:
+        cfg: a config with DETR's keys.
+        is_train: whether to check the training datasets too, or those for testing alone.
+
+    Raises:
+        UserError: a dataset is not registered, lacks files, has unreadable ones, has another
+            number of classes than the model, or annotations that cannot be used.
+    """
     split = "TRAIN" if is_train else "TEST"
     if not cfg.DATASETS[split]:
         raise UserError(f"DATASETS.{split} is empty: name at least one dataset.")

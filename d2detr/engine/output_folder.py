@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
+
+from detectron2.utils.file_io import PathManager
 
 from d2detr.errors import UserError
 from d2detr.files import make_folder
@@ -31,6 +34,11 @@ logger = logging.getLogger(__name__)
 def holds_run(folder: str | Path) -> bool:
     """Whether a folder holds what a training has done, be it a checkpoint or a line of metrics."""
     return any(True for pattern in _PROOFS for _ in Path(folder).glob(pattern))
+
+
+def holds_checkpoint(folder: str) -> bool:
+    """Whether a folder, or a place that Detectron2's PathManager knows, has a run to resume."""
+    return PathManager.exists(os.path.join(folder, "last_checkpoint"))
 
 
 def claim_output(folder: str | Path, resume: bool = False, overwrite: bool = False) -> None:

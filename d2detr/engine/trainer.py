@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from d2detr.checkpoint import (
     check_box_model_is_trained,
-    check_frozen_weights,
     fetch_weights,
     load_frozen_weights,
 )
 from d2detr.data import ResumableTrainLoader, build_dataset_mapper, in_batches
 from d2detr.datasets import write_categories
-from d2detr.doctor import check_datasets, check_on_main_process
 from d2detr.engine.optimizer import build_optimizer
+from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
+from d2detr.engine.preparation import on_main_process, prepare
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
 from d2detr.evaluation import build_evaluator
@@ -46,10 +46,9 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        check_frozen_weights(cfg)
-        check_datasets(cfg)
+        prepare(cfg, with_weights=not holds_checkpoint(cfg.OUTPUT_DIR))
         # What evaluators lack is not to be found out after training.
-        check_on_main_process(lambda: [self.build_evaluator(cfg, x) for x in cfg.DATASETS.TEST])
+        on_main_process(lambda: [self.build_evaluator(cfg, x) for x in cfg.DATASETS.TEST])
         super().__init__(cfg)
         if comm.is_main_process():
             write_categories(cfg)
@@ -173,7 +172,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     Raises:
         UserError: the datasets or the weights cannot work.
     """
-    check_datasets(cfg, is_train=False)
+    prepare(cfg, is_train=False, with_weights=not (resume and holds_checkpoint(cfg.OUTPUT_DIR)))
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     resumes = resume and checkpointer.has_checkpoint()

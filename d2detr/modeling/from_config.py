@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
-from d2detr.datasets import resolve_class_names, resolve_num_classes
+from d2detr.classes import resolve_classes
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone
@@ -26,7 +26,8 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     detr = cfg.MODEL.DETR
     if not 0 <= detr.DROPOUT < 1:
         raise UserError(f"MODEL.DETR.DROPOUT is {detr.DROPOUT}; it must be at least 0 and below 1.")
-    num_classes = resolve_num_classes(cfg)
+    classes = resolve_classes(cfg)
+    num_classes = classes.count
     backbone = build_detr_backbone(cfg)
     return {
         "backbone": backbone,
@@ -50,7 +51,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
         "deep_supervision": detr.DEEP_SUPERVISION,
         "score_threshold": detr.TEST.SCORE_THRESHOLD,
         "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
-        "class_names": resolve_class_names(cfg, num_classes),
+        "class_names": classes.names,
         "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
         "activation_checkpointing": detr.ACTIVATION_CHECKPOINTING,
         "compile": cfg.MODEL.COMPILE,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import UserDict
+from collections.abc import Callable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import load_coco_json
@@ -16,7 +18,15 @@ from d2detr.datasets.auto.cache import convert
 from d2detr.datasets.auto.recognise import recognise
 from d2detr.errors import UserError
 
-__all__ = ["PREFIX", "auto_name", "convert", "recognise", "register_auto", "register_auto_dataset"]
+__all__ = [
+    "PREFIX",
+    "auto_name",
+    "convert",
+    "recognise",
+    "register_auto",
+    "register_auto_dataset",
+    "resolve_auto_names",
+]
 
 PREFIX = "auto:"
 _SPLITS = ("train", "val", "test", "all")
@@ -76,6 +86,18 @@ def register_auto(name: str) -> None:
     if name != names[split]:  # a relative path
         metadata = MetadataCatalog.get(names[split])
         _register(name, metadata.json_file, metadata.thing_classes, metadata.division)
+
+
+def resolve_auto_names() -> None:
+    """Make Detectron2 register ``auto:`` names when it is asked for them, in every process."""
+
+    def register(catalog: UserDict, name: str) -> Callable[[], list[dict]]:
+        if not name.startswith(PREFIX):
+            raise KeyError(name)
+        register_auto(name)
+        return catalog.data[name]
+
+    type(DatasetCatalog).__missing__ = register
 
 
 def auto_name(path: str, split: str, val_path: str | None = None) -> str:

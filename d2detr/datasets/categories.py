@@ -1,4 +1,4 @@
-"""How many classes the model and its datasets have."""
+"""The classes of datasets: their number, and their categories as files name them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from d2detr.classes import resolve_classes
 from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
 
@@ -18,48 +19,13 @@ CATEGORIES_FILE = "classes.json"
 def resolve_num_classes(cfg: CfgNode) -> int:
     """Return the number of classes that a model for ``cfg`` needs, without no-object.
 
-    Args:
-        cfg: a config with DETR's keys.
-
-    Returns:
-        ``MODEL.DETR.NUM_CLASSES``, or if that is 0 the number of classes of the first training
-        dataset (of the first test dataset if there is none for training).
-
     Raises:
-        UserError: the number is 0 and no dataset tells it.
+        UserError: ``MODEL.DETR.NUM_CLASSES`` is 0 and the first dataset does not tell it.
     """
-    if cfg.MODEL.DETR.NUM_CLASSES:
-        return cfg.MODEL.DETR.NUM_CLASSES
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names:
-        raise UserError(
-            "MODEL.DETR.NUM_CLASSES is 0, which takes the number of classes from the first "
-            "dataset, but DATASETS.TRAIN and DATASETS.TEST are empty. Set MODEL.DETR.NUM_CLASSES."
-        )
-    num_classes = dataset_num_classes(names[0])
-    if num_classes is None:
-        raise UserError(
-            f"Dataset {names[0]!r} does not say how many classes it has: set the 'thing_classes' "
-            "of its metadata, or MODEL.DETR.NUM_CLASSES."
-        )
-    return num_classes
-
-
-def resolve_class_names(cfg: CfgNode, num_classes: int) -> list[str] | None:
-    """Return the names of the model's classes, where a dataset tells them without being loaded.
-
-    Args:
-        cfg: a config with DETR's keys.
-        num_classes: how many there must be.
-
-    Returns:
-        ``thing_classes`` of the first dataset that has so many, or None.
-    """
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        class_names = MetadataCatalog.get(name).get("thing_classes")
-        if class_names is not None and len(class_names) == num_classes:
-            return list(class_names)
-    return None
+    if names and not cfg.MODEL.DETR.NUM_CLASSES:
+        dataset_num_classes(names[0])  # which says in detail why it cannot be loaded
+    return resolve_classes(cfg).count
 
 
 def check_num_classes(cfg: CfgNode, is_train: bool = True) -> None:

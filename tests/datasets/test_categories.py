@@ -2,7 +2,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from d2detr.datasets import check_num_classes, resolve_num_classes
-from d2detr.datasets.classes import categories_of
+from d2detr.datasets.categories import categories_of
 from d2detr.errors import UserError
 
 
