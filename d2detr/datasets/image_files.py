@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from d2detr.datasets.catalog import datasets_root_hint
+from d2detr.datasets.places import explain_missing
 from d2detr.errors import UserError
 
 NUM_THREADS = 16
@@ -75,7 +75,7 @@ def check_image_files(dataset_name: str, file_names: Iterable[str]) -> dict[str,
     if missing:
         raise UserError(
             f"Dataset {dataset_name!r} lacks {len(missing)} of its {len(local)} image files, "
-            f"first {os.path.abspath(missing[0])}. {datasets_root_hint()}"
+            f"first {os.path.abspath(missing[0])}. {explain_missing(missing[0])}"
         )
     if unreadable:
         more = ", ..." if len(unreadable) > MAX_LISTED else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
 from scipy.ndimage import find_objects
 
+from d2detr.datasets.text_files import read_json
 from d2detr.errors import UserError
 
 # Images per dataset whose segments are compared with their PNG before training.
@@ -162,10 +162,9 @@ def find_panoptic_fault(metadata: Metadata) -> str | None:
     if not json_file or not PathManager.isfile(json_file):
         return None
     try:
-        with PathManager.open(json_file) as file:
-            content = json.load(file)
-    except ValueError as error:
-        return f"{json_file} is not valid JSON, or truncated: {error}."
+        content = read_json(json_file)
+    except UserError as error:
+        return str(error)
     if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
         return f"{json_file} is not in COCO's panoptic format: it has no list 'annotations'."
     known = {

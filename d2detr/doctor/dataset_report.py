@@ -14,7 +14,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from d2detr.datasets.auto import PREFIX, register_auto, register_auto_dataset
-from d2detr.datasets.catalog import find_structure_fault, load_dataset
+from d2detr.datasets.catalog import load_dataset
+from d2detr.datasets.coco_faults import find_structure_fault
 from d2detr.datasets.image_files import ImageState, inspect_images
 from d2detr.doctor.annotation_table import AnnotationTable, table_from_coco
 from d2detr.doctor.findings import (

@@ -18,8 +18,8 @@ from detectron2.utils.logger import setup_logger
 from d2detr.checkpoint import fetch_weights, read_checkpoint, recognise_format
 from d2detr.config import load_config
 from d2detr.datasets.auto import register_auto_dataset
-from d2detr.datasets.auto.tree import require_existing
 from d2detr.datasets.catalog import load_dataset
+from d2detr.datasets.places import require_existing
 from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
 from d2detr.engine.output_folder import claim_output
 from d2detr.engine.trainer import Trainer

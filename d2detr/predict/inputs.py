@@ -10,7 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from d2detr.datasets.auto.tree import Tree, require_existing
+from d2detr.datasets.auto.tree import Tree
+from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 
 

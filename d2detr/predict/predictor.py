@@ -23,8 +23,8 @@ from torch import nn
 from d2detr.checkpoint import fetch_weights
 from d2detr.config import load_config
 from d2detr.data import build_augmentation
-from d2detr.datasets.auto.tree import require_existing
 from d2detr.datasets.categories import CATEGORIES_FILE, categories_of, dataset_num_classes
+from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray

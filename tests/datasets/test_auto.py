@@ -262,7 +262,7 @@ def test_json_that_lacks_a_key(tmp_path, splits):
     del content["images"][2]["file_name"]
     coco(tmp_path, {"val": splits["val"]})
     write_json(tmp_path / "annotations" / "train.json", content)
-    refuse(tmp_path, "train.json: an entry of 'images' has no 'file_name'")
+    refuse(tmp_path, "train.json: entry 3 of 'images' has no 'file_name'")
 
 
 @pytest.mark.parametrize(

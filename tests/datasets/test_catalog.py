@@ -4,7 +4,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from d2detr.datasets.catalog import datasets_root_hint, find_coco_fault, load_dataset
+from d2detr.datasets.catalog import load_dataset
+from d2detr.datasets.coco_faults import find_coco_fault
 from d2detr.errors import UserError
 
 
@@ -25,20 +26,28 @@ def test_unknown_name_without_near_ones():
         load_dataset("qqqqqqqqqqqqqqqqqqq")
 
 
-@pytest.mark.parametrize("root", ["/some/where", None])
-def test_missing_annotation_file_tells_path_and_variable(
-    tmp_path, monkeypatch, forget_datasets, root
+@pytest.mark.parametrize(
+    ("root", "file", "words"),
+    [
+        ("{tmp}/root", "{tmp}/root/gone.json", "DETECTRON2_DATASETS={tmp}/root"),
+        (None, "datasets/gone.json", "DETECTRON2_DATASETS, which .* is not set"),
+        (None, "mine/gone.json", "relative to the current folder, which is {tmp}"),
+        ("{tmp}/root", "{tmp}/mine/gone.json", "nearest folder .* exists is {tmp}, which holds b"),
+    ],
+)
+def test_missing_annotation_file_tells_where_it_was_expected(
+    tmp_path, monkeypatch, forget_datasets, root, file, words
 ):
-    if root is None:
-        monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    else:
-        monkeypatch.setenv("DETECTRON2_DATASETS", root)
-    register_coco_instances("gone", {}, str(tmp_path / "gone.json"), str(tmp_path))
-    with pytest.raises(UserError) as caught:
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
+    if root is not None:
+        monkeypatch.setenv("DETECTRON2_DATASETS", root.format(tmp=tmp_path))
+    register_coco_instances("gone", {}, file.format(tmp=tmp_path), "")
+    with pytest.raises(UserError, match=words.format(tmp=tmp_path)) as caught:
         load_dataset("gone")
-    assert str(tmp_path / "gone.json") in str(caught.value)
-    assert datasets_root_hint() in str(caught.value)
-    assert ("/some/where" if root else "./datasets") in datasets_root_hint()
+    assert str(tmp_path / file.format(tmp=tmp_path)) in str(caught.value)
+    assert ("DETECTRON2_DATASETS" in str(caught.value)) == words.startswith("DETECTRON2")
 
 
 @pytest.mark.parametrize("content", ['{"images": [{"id": 1', "", "\x00\x01"])

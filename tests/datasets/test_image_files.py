@@ -48,8 +48,9 @@ def test_bytes_after_the_end_are_harmless(image_file, extension):
 def test_missing_files_are_counted(image_file, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/some/where")
     names = [image_file("a.jpg"), str(tmp_path / "b.jpg"), str(tmp_path / "c.jpg")]
-    with pytest.raises(UserError, match=rf"lacks 2 of its 3 .*{names[1]}.*/some/where"):
+    with pytest.raises(UserError, match=rf"lacks 2 of its 3 .*{names[1]}.*which holds a.jpg") as e:
         check_image_files("mine", names)
+    assert "DETECTRON2_DATASETS" not in str(e.value)
 
 
 def test_folder_in_place_of_a_file(tmp_path):

@@ -222,7 +222,7 @@ def test_inputs_that_are_not_there(images, name, message):
 
 
 def test_root_is_not_listed():
-    with pytest.raises(UserError, match=r"The nearest folder above it that does is /\.$"):
+    with pytest.raises(UserError, match=r"The nearest folder above it that exists is /\.$"):
         find_images(["/none.jpg"])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from d2detr.datasets.auto.tree import Source, Tree
-from d2detr.datasets.catalog import find_structure_fault
+from d2detr.datasets.coco_faults import find_structure_fault
 from d2detr.errors import UserError
 
 FORMAT = "COCO JSON"

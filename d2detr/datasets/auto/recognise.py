@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 from d2detr.datasets.auto.coco_json import find_coco
-from d2detr.datasets.auto.tree import Source, Tree, require_existing
+from d2detr.datasets.auto.tree import Source, Tree
 from d2detr.datasets.auto.voc import find_voc
 from d2detr.datasets.auto.yolo import find_yolo, has_labels_without_yaml
+from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 
 _LOOKED_FOR = (

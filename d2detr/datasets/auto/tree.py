@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from d2detr.errors import UserError
-
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 SPLITS = ("train", "val", "test")
 _SPLIT_WORDS = {
@@ -90,23 +88,3 @@ class Tree:
                 if word in _SPLIT_WORDS:
                     return _SPLIT_WORDS[word]
         return None
-
-
-def require_existing(path: str | os.PathLike, what: str) -> Path:
-    """Return a path that must exist.
-
-    Raises:
-        UserError: it does not; names the nearest folder above it that does, and what is in it
-            unless it is the root.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        parent = next(x for x in path.absolute().parents if x.exists())
-        is_telling = parent.is_dir() and parent != parent.parent
-        inside = ", ".join(sorted(x.name for x in parent.iterdir())[:8]) if is_telling else ""
-        holds = f", which holds {inside}" if inside else ""
-        raise UserError(
-            f"{what} {path} does not exist. The nearest folder above it that does is "
-            f"{parent}{holds}."
-        )
-    return path
