@@ -145,7 +145,28 @@ def yolo_roboflow(root, splits):
     (root / "data.yaml").write_text(f"{places}nc: {len(names)}\nnames: {names}\n")
 
 
-FORMATS = {x.__name__: x for x in (coco, coco_roboflow, voc, voc_roboflow, yolo, yolo_roboflow)}
+def yolo_darknet(root, splits):
+    """As Roboflow exports it: everything of a split in one folder, with a list of the classes."""
+    for split, (content, pixels) in splits.items():
+        folder = root / {"val": "valid"}.get(split, split)
+        write_images(folder, content, pixels)
+        write_yolo_labels(folder, content)
+        write_class_list(folder / "_darknet.labels", content)
+
+
+def yolo_flat(root, content, pixels):
+    """As labelImg leaves it: images, labels and classes.txt in one folder."""
+    write_images(root, content, pixels)
+    write_yolo_labels(root, content)
+    write_class_list(root / "classes.txt", content)
+
+
+def write_class_list(file, content):
+    file.write_text("".join(f"{x['name']}\n" for x in content["categories"]))
+
+
+WRITERS = (coco, coco_roboflow, voc, voc_roboflow, yolo, yolo_roboflow, yolo_darknet)
+FORMATS = {write.__name__: write for write in WRITERS}
 
 
 def two_splits(train=10, val=3):

@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 from PIL import Image
 
 from d2detr.datasets import register_auto_dataset, resolve_num_classes
@@ -13,47 +12,14 @@ from d2detr.datasets.catalog import load_dataset
 from d2detr.doctor import check_datasets
 from d2detr.errors import UserError
 from tests.dataset_trees import FORMATS, coco, draw, two_splits, voc, write_json, yolo
+from tests.datasets.auto_checks import boxes_by_image, refuse, truth
 
 pytestmark = pytest.mark.usefixtures("forget_datasets", "own_cache")
-
-
-@pytest.fixture
-def own_cache(tmp_path_factory, monkeypatch):
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setenv("FVCORE_CACHE", str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def splits():
     return two_splits()
-
-
-def boxes_by_image(name):
-    """Returns {file name: sorted (class name, box)} as Detectron2 loads it."""
-    names = MetadataCatalog.get(name).thing_classes
-    return {
-        os.path.basename(record["file_name"]): sorted(
-            (names[x["category_id"]], *np.round(to_xywh(x), 6)) for x in record["annotations"]
-        )
-        for record in load_dataset(name)
-    }
-
-
-def to_xywh(annotation):
-    return BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYWH_ABS)
-
-
-def truth(content):
-    names = {x["id"]: x["name"] for x in content["categories"]}
-    return {
-        image["file_name"]: sorted(
-            (names[x["category_id"]], *x["bbox"])
-            for x in content["annotations"]
-            if x["image_id"] == image["id"]
-        )
-        for image in content["images"]
-    }
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -204,13 +170,6 @@ def test_supervision_reads_the_same(tmp_path, splits):
 # ------------------------------------------------------------------------------------------------
 
 
-def refuse(path, *words, val=None):
-    with pytest.raises(UserError) as caught:
-        register_auto_dataset(path, val)
-    for word in words:
-        assert word in str(caught.value)
-
-
 def test_path_that_does_not_exist(tmp_path):
     (tmp_path / "dogs").mkdir()
     refuse(tmp_path / "cats" / "train", "does not exist", f"{tmp_path}, which holds dogs")
@@ -227,7 +186,7 @@ def test_folder_without_a_dataset(tmp_path, splits):
 def test_yolo_labels_without_class_names(tmp_path, splits):
     yolo(tmp_path, splits)
     (tmp_path / "data.yaml").unlink()
-    refuse(tmp_path, "add a data.yaml that names the classes")
+    refuse(tmp_path, "nothing names their classes", "data.yaml")
 
 
 def test_two_datasets_in_one_folder(tmp_path, splits):
@@ -296,7 +255,7 @@ def test_yolo_without_any_label(tmp_path, splits):
 def test_yaml_that_points_nowhere(tmp_path, splits):
     yolo(tmp_path, splits)
     shutil.rmtree(tmp_path / "images")
-    refuse(tmp_path, "there is no image where it says that they are (images/train, images/val)")
+    refuse(tmp_path, "2 places with no image", "train: images/train, val: images/val")
 
 
 @pytest.mark.parametrize("name", ["auto:", "auto:data", "auto:data:training", "auto::val"])

@@ -57,7 +57,8 @@ def register_auto_dataset(
     class_names = _class_names(description["categories"], path)
     names = {split: auto_name(path, split, val_path) for split in description["files"]}
     for split, json_file in description["files"].items():
-        _register(names[split], json_file, class_names, description["said"])
+        origin, division = description["origins"][split], description["said"]
+        _register(names[split], json_file, class_names, origin, division)
     logger.info(
         f"{path} is a {description['format']} dataset with {len(class_names)} classes; "
         f"{description['said']}."
@@ -85,7 +86,8 @@ def register_auto(name: str) -> None:
         raise UserError(f"Dataset {path} has no {split} split; it has {', '.join(names)}.")
     if name != names[split]:  # a relative path
         metadata = MetadataCatalog.get(names[split])
-        _register(name, metadata.json_file, metadata.thing_classes, metadata.division)
+        told = (metadata.thing_classes, metadata.origin, metadata.division)
+        _register(name, metadata.json_file, *told)
 
 
 def resolve_auto_names() -> None:
@@ -111,7 +113,9 @@ def _class_names(categories: list[dict], path: str) -> list[str]:
     return [x["name"] for x in sorted(categories, key=lambda x: x["id"])]
 
 
-def _register(name: str, json_file: str, class_names: list[str], division: str) -> None:
+def _register(
+    name: str, json_file: str, class_names: list[str], origin: str, division: str
+) -> None:
     if name in DatasetCatalog:
         if MetadataCatalog.get(name).get("json_file") == json_file:
             return
@@ -124,5 +128,6 @@ def _register(name: str, json_file: str, class_names: list[str], division: str) 
         image_root="",
         evaluator_type="coco",
         thing_classes=class_names,
+        origin=origin,
         division=division,
     )

@@ -11,15 +11,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from iopath.common.file_io import file_lock, get_cache_dir
+from iopath.common.file_io import file_lock
 
+from d2detr.datasets.auto.faults import run_all
 from d2detr.datasets.auto.recognise import recognise
 from d2detr.datasets.auto.splits import divide
 from d2detr.datasets.auto.tree import Source
+from d2detr.datasets.auto.verdicts import cache_folder, file_state
 from d2detr.errors import UserError
 
 # To be raised with every change of what is written.
-VERSION = 1
+VERSION = 2
 _DESCRIPTION = "description.json"
 
 logger = logging.getLogger(__name__)
@@ -36,14 +38,14 @@ def convert(path: str, val_path: str | None = None) -> dict[str, Any]:
 
     Returns:
         "format" and "said", which describe the dataset in words, "categories" as in COCO files,
-        and "files", the COCO file of each split.
+        and for each split "files", its COCO file, and "origins", what that was made from.
 
     Raises:
         UserError: see ``recognise`` and :func:`d2detr.datasets.auto.splits.divide`.
     """
     sources = recognise(path)
     val_sources = recognise(val_path) if val_path else []
-    folder = Path(get_cache_dir()) / "d2detr" / "datasets" / _fingerprint(sources, val_sources)
+    folder = cache_folder() / _fingerprint(sources, val_sources)
     description = folder / _DESCRIPTION
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,12 +66,7 @@ def _fingerprint(sources: list[Source], val_sources: list[Source]) -> str:
         for source in group:
             digest.update(repr((role, source)).encode())
             for file in source.inputs:
-                try:
-                    status = os.stat(file)
-                    state = (file, status.st_size, status.st_mtime_ns)
-                except OSError:
-                    state = (file,)
-                digest.update(repr(state).encode())
+                digest.update(repr(file_state(file)).encode())
     return digest.hexdigest()[:24]
 
 
@@ -81,10 +78,12 @@ def _write(
     val_sources: list[Source],
 ) -> None:
     logger.info(f"Reading the {sources[0].format} dataset {path} ...")
-    found = {source.split: source.read() for source in sources}
+    by_split = {source.split: source for source in sources}
     if val_path:
-        train = found.get("train") or next(iter(found.values()))
-        found = {"train": train, "val": _whole_or_val(val_sources)}
+        train = by_split.get("train", sources[0])
+        by_split = {"train": train, "val": _whole_or_val(val_sources)}
+    contents = run_all(source.read for source in by_split.values())
+    found = dict(zip(by_split, contents, strict=True))
     splits, said = divide(found)
     scratch = tempfile.mkdtemp(dir=folder.parent, prefix=".new-")
     try:
@@ -97,6 +96,7 @@ def _write(
             "said": f"{val_path} is used for validation" if val_path else said,
             "categories": splits["train"]["categories"],
             "files": files,
+            "origins": {split: by_split.get(split, sources[0]).origin for split in files},
         }
         Path(scratch, _DESCRIPTION).write_text(json.dumps(description))
         os.rename(scratch, folder)
@@ -104,9 +104,6 @@ def _write(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _whole_or_val(sources: list[Source]) -> dict[str, Any]:
-    by_split = {source.split: source for source in sources}
-    for split in ("val", "test", None, "train"):
-        if split in by_split:
-            return by_split[split].read()
-    raise AssertionError(by_split)
+def _whole_or_val(sources: list[Source]) -> Source:
+    preferred = ("val", "test", None, "train")
+    return min(sources, key=lambda source: preferred.index(source.split))

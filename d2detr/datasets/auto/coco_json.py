@@ -2,67 +2,114 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from d2detr.datasets.auto.tree import Source, Tree
-from d2detr.datasets.coco_faults import find_structure_fault
+from d2detr.datasets.coco_faults import SECTIONS, find_section_fault, find_structure_fault
+from d2detr.datasets.text_files import read_json
 from d2detr.errors import UserError
 
 FORMAT = "COCO JSON"
-_SECTIONS = ("images", "annotations", "categories")
 # How many of its images decide in which folder those of a file are.
 _SAMPLE = 20
+# How much of a file that cannot be parsed tells what it was to be.
+_HEAD_BYTES = 1 << 16
 
 
-def find_coco(tree: Tree) -> list[Source]:
+class Verdict(NamedTuple):
+    """What a JSON file is.
+
+    Attributes:
+        kind: "instances"; "keypoints", which are instances too; "broken", instances that cannot be
+            used; "unparsable"; "other", a kind of annotations or results without instances; or
+            "unknown".
+        problem: why it holds no instances, in a sentence that names the file.
+    """
+
+    kind: str
+    problem: str = ""
+
+
+def judge(path: str) -> Verdict:
+    """Read a JSON file and say what it is."""
+    try:
+        content = read_json(path)
+    except OSError as error:
+        return Verdict("unparsable", f"{path} cannot be read: {error.strerror}.")
+    except UserError as error:
+        return Verdict("broken" if _begins_like_coco(path) else "unparsable", str(error))
+    kind, problem = _judge_content(content)
+    return Verdict(kind, f"{path}: {problem}." if problem else "")
+
+
+def find_coco(tree: Tree, verdicts: Mapping[str, Verdict]) -> list[Source]:
     """Find the files with instance annotations, one for each split.
 
     Captions, panoptic annotations and detection results are passed over, keypoints too where the
     same split has plain instances.
 
+    Args:
+        tree: the files.
+        verdicts: on each JSON file among them.
+
     Raises:
-        UserError: a JSON file cannot be parsed, so that nobody knows what it was to be.
+        UserError: files with instances are truncated or lack a list; names all of them.
     """
-    sources, with_keypoints = [], []
-    for path in tree.with_suffix(".json"):
-        content = _load(path)
-        if _has_instances(content):
-            read = partial(_read, path, tree)
-            inputs = [path, *tree.image_folders]
-            source = Source(FORMAT, tree.split_of(path), path, inputs, read)
-            keypoints = any("keypoints" in x for x in content["annotations"][:1])
-            (with_keypoints if keypoints else sources).append(source)
-    plain = {source.split for source in sources}
-    return sources + [source for source in with_keypoints if source.split not in plain]
+    broken = [verdict.problem for verdict in verdicts.values() if verdict.kind == "broken"]
+    if broken:
+        raise UserError(" ".join(broken))
+    sources: dict[str, list[Source]] = {"instances": [], "keypoints": []}
+    for path, verdict in verdicts.items():
+        if verdict.kind in sources:
+            sources[verdict.kind].append(coco_source(path, tree.split_of(path), tree))
+    plain = {source.split for source in sources["instances"]}
+    others = [source for source in sources["keypoints"] if source.split not in plain]
+    return sources["instances"] + others
 
 
-def _load(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON, or truncated: {error}.") from None
+def coco_source(path: str, split: str | None, tree: Tree) -> Source:
+    """Describe a file with instance annotations, whose images are in ``tree``."""
+    return Source(FORMAT, split, path, [path, *tree.image_folders], partial(_read, path, tree))
 
 
-def _has_instances(content: Any) -> bool:
-    if not isinstance(content, dict):
-        return False
-    if not all(isinstance(content.get(section), list) for section in _SECTIONS):
-        return False
-    annotations = content["annotations"]
-    return not annotations or any("bbox" in x for x in annotations if isinstance(x, dict))
+def _begins_like_coco(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # of which UTF-16 has many
+    return any(f'"{section}"'.encode() in head for section in SECTIONS)
+
+
+def _judge_content(content: Any) -> tuple[str, str]:
+    """Return the kind of a file, and what is wrong with it in words that follow its name."""
+    if isinstance(content, list):
+        first = content[0] if content else None
+        if isinstance(first, dict) and {"image_id", "score"} <= first.keys():
+            return "other", "it holds the results of a detector, not annotations"
+    fault = find_section_fault(content)
+    annotations = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(annotations, list):
+        return "unknown", fault or ""
+    entries = [entry for entry in annotations if isinstance(entry, dict)]
+    has_objects = any("bbox" in entry or "category_id" in entry for entry in entries)
+    if entries and not has_objects:
+        return "other", "its annotations are not of single objects with boxes"
+    if fault:
+        return "broken" if has_objects else "unknown", fault
+    if entries and not any("bbox" in entry for entry in entries):
+        return "broken", "none of its annotations has a 'bbox'"
+    return "keypoints" if "keypoints" in (entries or [{}])[0] else "instances", ""
 
 
 def _read(path: str, tree: Tree) -> dict[str, Any]:
-    content = _load(path)
+    content = read_json(path)
     fault = find_structure_fault(content)
     if fault:
         raise UserError(f"{path}: {fault}.")
-    content = {section: content[section] for section in _SECTIONS}
+    content = {section: content[section] for section in SECTIONS}
     content["categories"] = _without_supercategory(content)
     folder = _find_image_folder(path, [x["file_name"] for x in content["images"]], tree)
     if not all(isinstance(image["id"], int) for image in content["images"]):
@@ -72,17 +119,21 @@ def _read(path: str, tree: Tree) -> dict[str, Any]:
     for annotation in content["annotations"]:
         annotation.setdefault("iscrowd", 0)
         box = annotation["bbox"]
-        if "area" not in annotation and isinstance(box, list) and len(box) == 4:
+        if "area" not in annotation and _is_box(box):
             annotation["area"] = box[2] * box[3]
     return content
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(x, Real) for x in box)
 
 
 def _without_supercategory(content: dict[str, Any]) -> list[dict[str, Any]]:
     """Drop the unused category 0 that Roboflow adds, the supercategory of all the others."""
     first, *others = content["categories"]
     used = any(x["category_id"] == first["id"] for x in content["annotations"])
-    parents = {x.get("supercategory") for x in others}
-    if others and not used and first["id"] == 0 and parents == {first["name"]}:
+    is_parent = all(x.get("supercategory") == first["name"] for x in others)
+    if others and not used and first["id"] == 0 and is_parent:
         return others
     return content["categories"]
 

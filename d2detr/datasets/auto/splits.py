@@ -10,6 +10,11 @@ from d2detr.errors import UserError
 
 VALIDATION_SHARE = 0.2
 SEED = 0
+_LACKS: dict[str | None, str] = {
+    "train": "it has no validation split",
+    "val": "it has no training split",
+    "test": "it has no training split",
+}
 
 Content = dict[str, Any]
 
@@ -45,7 +50,7 @@ def divide(found: dict[str | None, Content]) -> tuple[dict[str, Content], str]:
         splits["all"] = found[source]
         splits["train"], splits["val"] = hold_out(found[source])
         said = (
-            f"it has no {'validation' if source == 'train' else 'training'} split, so "
+            f"{_LACKS.get(source, 'it is not divided')}, so "
             f"{len(splits['val']['images'])} of its {len(found[source]['images'])} images were "
             f"drawn for validation (seed {SEED})"
         )

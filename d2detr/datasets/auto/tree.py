@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,14 +53,19 @@ class Tree:
     def __init__(self, root: str | os.PathLike):
         self.root = os.path.abspath(root)
         self.by_suffix: dict[str, list[str]] = defaultdict(list)
-        visited = set()
+        # Real folders above each one that is still to be walked. A link to one of them would be
+        # followed for ever; other links may share a folder.
+        above = {self.root: frozenset((os.path.realpath(self.root),))}
         for folder, folders, names in os.walk(self.root, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in visited:  # a link to a folder above it
-                folders.clear()
-                continue
-            visited.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            real_above = above.pop(folder)
+            for name in [*folders]:
+                path = os.path.join(folder, name)
+                real = os.path.realpath(path)
+                if name.startswith(".") or real in real_above:
+                    folders.remove(name)
+                else:
+                    above[path] = real_above | {real}
+            folders.sort()
             for name in sorted(names):
                 # "._" files are what macOS adds to archives.
                 if not name.startswith("."):
@@ -82,9 +87,14 @@ class Tree:
         return sorted(path for suffix in suffixes for path in self.by_suffix[suffix])
 
     def split_of(self, path: str) -> str | None:
-        """Tell the split from the words of a path below the root, those nearest its end first."""
-        for part in reversed(Path(path).relative_to(self.root).parts):
-            for word in reversed(re.findall(r"[a-z]+", part.lower())):
-                if word in _SPLIT_WORDS:
-                    return _SPLIT_WORDS[word]
-        return None
+        """Tell the split from the words of a path below the root; None if there is no such word."""
+        return split_of_parts(Path(path).relative_to(self.root).parts)
+
+
+def split_of_parts(parts: Sequence[str]) -> str | None:
+    """Tell the split from the words of a path's parts, those nearest its end first."""
+    for part in reversed(parts):
+        for word in reversed(re.findall(r"[a-z]+", part.lower())):
+            if word in _SPLIT_WORDS:
+                return _SPLIT_WORDS[word]
+    return None
