@@ -9,11 +9,13 @@ from d2detr.layers.position_encoding import (
     SinePositionEncoding,
     build_position_encoding,
 )
+from d2detr.layers.precision import at_least_float32
 
 __all__ = [
     "LearnedPositionEncoding",
     "MultiheadAttention",
     "SinePositionEncoding",
+    "at_least_float32",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "build_position_encoding",

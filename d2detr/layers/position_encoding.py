@@ -34,13 +34,14 @@ class SinePositionEncoding(nn.Module):
             padding_mask: (B, H, W), True at padding.
 
         Returns:
-            (B, H, W, D) float32.
+            (B, H, W, D) float32, or float64 of a model in double precision.
         """
         valid = ~padding_mask
         return torch.cat((self._encode(valid, dim=1), self._encode(valid, dim=2)), dim=-1)
 
     def _encode(self, valid: Tensor, dim: int) -> Tensor:
-        position = valid.cumsum(dim, dtype=torch.float32)
+        dtype = torch.promote_types(self.wavelength.dtype, torch.float32)
+        position = valid.cumsum(dim, dtype=dtype)
         last = position.narrow(dim, position.shape[dim] - 1, 1)
         angle = (position / (last + 1e-6) * self.scale)[..., None] / self.wavelength
         return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

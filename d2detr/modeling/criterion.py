@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from d2detr.layers import box_cxcywh_to_xyxy, generalized_box_iou
+from d2detr.layers import at_least_float32, box_cxcywh_to_xyxy, generalized_box_iou
 from d2detr.modeling.matcher import HungarianMatcher, Matching
 from d2detr.modeling.targets import Targets
 
@@ -31,7 +31,7 @@ class SetCriterion(nn.Module):
 
     Each layer is matched with the targets; matched queries learn class and box (those of the last
     layer also their masks), the others learn no-object. Everything is computed in float32, also
-    under autocast.
+    under autocast, or in the float64 of a model in double precision.
 
     Args:
         num_classes: K, without no-object.
@@ -102,7 +102,7 @@ class SetCriterion(nn.Module):
         """
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         with torch.autocast(logits.device.type, enabled=False):
-            logits, boxes = logits.float(), boxes.float()
+            logits, boxes = at_least_float32(logits), at_least_float32(boxes)
             log_probabilities = logits.log_softmax(-1)
             cost, finite, predicted, labels = _copy_to_host(
                 self.matcher.cost(log_probabilities, boxes, targets),
@@ -124,7 +124,8 @@ class SetCriterion(nn.Module):
             mask_logits = predict_masks(matching.image, matching.query[-1])
             with torch.autocast(logits.device.type, enabled=False):
                 target_masks = targets.masks[matching.target[-1]]
-                losses |= mask_losses(mask_logits.float(), target_masks, divisor.num_boxes)
+                mask_logits = at_least_float32(mask_logits)
+                losses |= mask_losses(mask_logits, target_masks, divisor.num_boxes)
         return self._weigh(losses), metrics
 
     def divisor(self, counts: list[int], num_queries: int, device: torch.device) -> Divisor:
@@ -238,7 +239,7 @@ def _copy_to_host(*tensors: Tensor) -> list[Tensor]:
     """Copy tensors to the host in one transfer; a GPU is waited for once and not once each."""
     if tensors[0].device.type == "cpu":
         return list(tensors)
-    packed = torch.cat([x.flatten().float() for x in tensors]).cpu()
+    packed = torch.cat([x.flatten().to(tensors[0].dtype) for x in tensors]).cpu()
     parts = packed.split([x.numel() for x in tensors])
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)]
 

@@ -1,6 +1,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2detr.layers import at_least_float32
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
@@ -36,11 +38,11 @@ class PredictionHeads(nn.Module):
             hs: (L, B, Q, D) object embeddings.
 
         Returns:
-            ``pred_logits`` (L, B, Q, K+1), no-object last; ``pred_boxes`` (L, B, Q, 4) float32,
-            centre, width and height relative to the unpadded image, in [0, 1].
+            ``pred_logits`` (L, B, Q, K+1), no-object last; ``pred_boxes`` (L, B, Q, 4), at
+            least float32, centre, width and height relative to the unpadded image, in [0, 1].
         """
         return {
             "pred_logits": self.class_embed(hs),
             # Half precision would place the corners of a 1333-pixel image 4 pixels apart.
-            "pred_boxes": self.bbox_embed(hs).float().sigmoid(),
+            "pred_boxes": at_least_float32(self.bbox_embed(hs)).sigmoid(),
         }

@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from d2detr.layers import box_cxcywh_to_xyxy, generalized_box_iou
+from d2detr.layers import at_least_float32, box_cxcywh_to_xyxy, generalized_box_iou
 from d2detr.modeling.targets import Targets
 
 
@@ -72,7 +72,7 @@ class HungarianMatcher(nn.Module):
         Returns:
             The matching, on the device of ``logits``.
         """
-        cost = self.cost(logits.float().log_softmax(-1), boxes, targets).cpu()
+        cost = self.cost(at_least_float32(logits).log_softmax(-1), boxes, targets).cpu()
         return self.solve(cost, targets.counts).to(logits.device)
 
     @torch.no_grad()
@@ -80,14 +80,14 @@ class HungarianMatcher(nn.Module):
         """Cost (L, T, Q) of every target with every query of its own image.
 
         Args:
-            log_probabilities: (L, B, Q, K+1) float32.
+            log_probabilities: (L, B, Q, K+1), float32 or float64.
             boxes: (L, B, Q, 4).
             targets: T targets.
         """
         image = targets.image
         probability = log_probabilities[:, image, :, targets.labels].exp().transpose(0, 1)
 
-        boxes = boxes.float()
+        boxes = at_least_float32(boxes)
         # Coordinates first: broadcasting along the queries is fast, along coordinates it is not.
         coordinates = torch.cat((boxes, box_cxcywh_to_xyxy(boxes)), -1).movedim(-1, 0)
         centred, corners = coordinates.contiguous()[:, :, image].split(4)  # (4, L, T, Q) each

@@ -188,6 +188,19 @@ def test_autocast_gives_float32_losses_and_boxes(model):
     assert boxes.dtype == torch.float32
 
 
+def test_trains_in_double_precision(tiny_mask_cfg):
+    tiny_mask_cfg.MODEL.DETR.DROPOUT = 0.0
+    model = build_model(tiny_mask_cfg)
+    inputs = [make_input(64, 48, 2, masks=True), make_input(48, 64, 1, masks=True)]
+    expected = model(inputs)
+    losses = model.double()(inputs)
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float64
+        assert loss != loss.float()
+        torch.testing.assert_close(loss.float(), expected[name], atol=1e-5, rtol=1e-5)
+    sum(losses.values()).backward()
+
+
 def test_tracing_serves_other_sizes(model):
     """A trace made at one size gives the eager results at another: nothing of it is a constant."""
     model.eval()
