@@ -50,13 +50,20 @@ def declared_requirements():
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the package as `pip install .` installs it, away from the checkout."""
-    source = tmp_path_factory.mktemp("source")
+def source(tmp_path_factory):
+    """A clone called d2detr."""
+    source = tmp_path_factory.mktemp("clones") / "d2detr"
+    source.mkdir()
     for name in ("setup.py", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("d2detr", "configs"):
         shutil.copytree(ROOT / name, source / name)
+    return source
+
+
+@pytest.fixture(scope="module")
+def installed(source, tmp_path_factory):
+    """A folder with the package as `pip install .` installs it, away from the checkout."""
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
     built = run([*pip, "--wheel-dir", source, source])
     assert built.returncode == 0, built.stderr
@@ -78,6 +85,21 @@ def test_installed_package_finds_its_configs(installed):
     assert process.stdout.strip() == str(installed / "d2detr" / "configs" / "detr_r50.yaml")
 
 
+def test_development_mode_works_beside_a_folder_that_is_called_like_the_package(source, tmp_path):
+    code = "import sys, setuptools.build_meta as b; b.build_editable(sys.argv[1])"
+    built = run([sys.executable, "-c", code, tmp_path], cwd=source)
+    assert built.returncode == 0, built.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path)
+    code = (
+        "import importlib.util, site, sys; site.addsitedir(sys.argv[1]); "
+        "print(importlib.util.find_spec('d2detr').origin)"
+    )
+    # Without this environment's own site-packages, which may hold another d2detr.
+    found = run([sys.executable, "-S", "-c", code, tmp_path], cwd=source.parent)
+    assert found.stdout.strip() == str(source / "d2detr" / "__init__.py")
+
+
 def test_import_without_detectron2_says_how_to_get_it(installed):
     code = "import sys; sys.modules['detectron2'] = None; import d2detr"
     process = run([sys.executable, "-c", code], installed)
@@ -85,9 +107,9 @@ def test_import_without_detectron2_says_how_to_get_it(installed):
     assert "ImportError: d2detr needs Detectron2, which is not installed" in process.stderr
 
 
-def run(command, python_path=None, **environment):
+def run(command, python_path=None, cwd="/", **environment):
     environment = {**os.environ, "PYTHONPATH": str(python_path or ""), **environment}
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=environment)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 # ------------------------------------------------------------------------------------------------
