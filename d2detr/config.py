@@ -1,13 +1,18 @@
 """Every config key of DETR, and the reading of a config."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.config import CfgNode as CN
 
 from d2detr.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def add_detr_config(cfg: CN) -> None:
@@ -48,7 +53,8 @@ def add_detr_config(cfg: CN) -> None:
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
     # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
-    # values. Files of tensors, safetensors and Detectron2's .pkl files never need it.
+    # values. Files of tensors, safetensors and Detectron2's .pkl files never need it. Only the
+    # command line or code can set it: what a config file says of it is ignored.
     cfg.MODEL.WEIGHTS_TRUSTED = False
 
     # Compile backbone and transformer with torch.compile: once for training and once for inference,
@@ -114,13 +120,22 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.TEST.STUFF_AREA = 4
 
 
-def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    config_file: str, opts: Sequence[str] = (), *, allow_unsafe: bool = False
+) -> CfgNode:
     """Read a YAML config and ``KEY VALUE`` overrides.
 
     Without a GPU ``MODEL.DEVICE`` becomes "cpu".
 
+    Args:
+        config_file: a path or URL, or "" for the defaults.
+        opts: keys and values in turn.
+        allow_unsafe: run what YAML tags such as ``!!python/object/apply`` name. The file can then
+            run any code.
+
     Raises:
-        UserError: the file does not exist, or a key is unknown or has a value of the wrong type.
+        UserError: the file does not exist, is no config or would run code, or a key is unknown or
+            has a value of the wrong type.
     """
     cfg = get_cfg()
     add_detr_config(cfg)
@@ -128,11 +143,65 @@ def load_config(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         raise UserError(f"--config-file {config_file} does not exist.")
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            cfg = _merge_file(cfg, config_file, allow_unsafe)
         cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError) as error:
+    except UserError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
         source = " ".join([config_file or "", *opts]).strip()
         raise UserError(f"The config cannot be read: {error.args[0]} ({source})") from None
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+class _ConfigFile(CfgNode):
+    """A config that says which file of a chain of ``_BASE_`` is at fault, and where."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        try:
+            content = super().load_yaml_with_base(filename, allow_unsafe)
+        except yaml.YAMLError as error:
+            if "tag:yaml.org,2002:python/" not in str(error):
+                raise UserError(f"{filename} is not YAML: {_explain(error)}.") from None
+            raise UserError(
+                f"{filename} was not read, because reading it could run code: {_explain(error)}. "
+                "If you trust where it comes from, read it with "
+                "d2detr.config.load_config(..., allow_unsafe=True), whose result Predictor and "
+                "trainers take."
+            ) from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"{filename} is no UTF-8 text: {error.reason}.") from None
+        except OSError as error:
+            raise UserError(f"Config {filename} cannot be read: {error}.") from None
+        except RecursionError:
+            raise UserError(f"{filename} is its own _BASE_, be it through others.") from None
+        except TypeError:  # it was searched for _BASE_
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(
+                f"{filename} is no config: from line 1 on it must hold keys with values, such as "
+                "'MODEL: ...', but it is empty or holds something else."
+            )
+        return content
+
+
+def _explain(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool) -> CfgNode:
+    reader = _ConfigFile(cfg)
+    reader.merge_from_file(config_file, allow_unsafe=allow_unsafe)
+    cfg = CfgNode(reader)
+    if cfg.MODEL.WEIGHTS_TRUSTED:
+        logger.warning(
+            f"MODEL.WEIGHTS_TRUSTED of {config_file} is ignored: a file cannot trust weights. If "
+            "you do, add MODEL.WEIGHTS_TRUSTED True to the command line."
+        )
+        cfg.MODEL.WEIGHTS_TRUSTED = False
     return cfg

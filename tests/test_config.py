@@ -1,0 +1,56 @@
+import pytest
+from detectron2.utils.logger import setup_logger
+
+from d2detr.config import load_config
+from d2detr.errors import UserError
+
+RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir ['{}']\n"
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_config_runs_code_only_where_the_caller_allows_it(tmp_path, chained):
+    path, marker = tmp_path / "config.yaml", tmp_path / "marker"
+    path.write_text("VERSION: 2\n" + RUNS_CODE.format(marker))
+    if chained:
+        path = tmp_path / "leaf.yaml"
+        path.write_text("_BASE_: config.yaml\n")
+    message = r"config.yaml was not read, because reading it could run code: .*os.mkdir' \(line 3"
+    with pytest.raises(UserError, match=message + r".*allow_unsafe=True"):
+        load_config(str(path))
+    assert not marker.exists()
+    load_config(str(path), allow_unsafe=True)
+    assert marker.exists()
+
+
+def test_only_the_command_line_can_trust_weights(tmp_path, caplog):
+    setup_logger(name="d2detr").propagate = True
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL:\n  WEIGHTS_TRUSTED: True\n")
+    assert not load_config(str(path)).MODEL.WEIGHTS_TRUSTED
+    assert f"MODEL.WEIGHTS_TRUSTED of {path} is ignored" in caplog.text
+    assert load_config(str(path), ["MODEL.WEIGHTS_TRUSTED", "True"]).MODEL.WEIGHTS_TRUSTED
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("MODEL:\n  WEIGHTS: [1,\n", r"bad.yaml is not YAML: .* \(line 3, column 1\)"),
+        ("a: b: c", r"bad.yaml is not YAML: .* \(line 1, column 5\)"),
+        ("MODEL: {[a]: 3}", r"bad.yaml is not YAML: found unhashable key \(line 1"),
+        ("", "bad.yaml is no config: from line 1 on it must hold keys"),
+        ("3", "bad.yaml is no config"),
+        ("- a\n- b\n", "bad.yaml is no config"),
+        ("_BASE_: nowhere.yaml", "nowhere.yaml cannot be read: .*No such file"),
+        ("_BASE_: bad.yaml", "bad.yaml is its own _BASE_"),
+        ("MODEL: 3", "The config cannot be read.*bad.yaml"),
+        ("MODEL: \x00", "bad.yaml is not YAML: .*special characters"),
+    ],
+)
+@pytest.mark.parametrize("chained", [False, True])
+def test_what_is_no_config_is_named_in_one_sentence(tmp_path, content, message, chained):
+    (tmp_path / "bad.yaml").write_text(content)
+    (tmp_path / "leaf.yaml").write_text("_BASE_: bad.yaml\n")
+    if chained:
+        message = message.replace("read.*bad.yaml", "read.*leaf.yaml")
+    with pytest.raises(UserError, match=message):
+        load_config(str(tmp_path / ("leaf.yaml" if chained else "bad.yaml")))
