@@ -69,6 +69,11 @@ def add_detr_config(cfg: CN) -> None:
     # The backbone feature that the transformer reads, one of the backbone's output_shape().
     cfg.MODEL.DETR.IN_FEATURE = "res5"
 
+    # With RESNETS.RES5_DILATION 2 (DC5), whether the first block of res5 is dilated too: "dilated"
+    # as in Detectron2, "undilated" as in torchvision and the released weights, or "auto" as the
+    # loaded weights were trained, where they tell, else undilated.
+    cfg.MODEL.DETR.DC5_FIRST_BLOCK = "auto"
+
     # Transformer. HIDDEN_DIM must be divisible by NHEADS, and by 4 for the sine encoding.
     cfg.MODEL.DETR.HIDDEN_DIM = 256
     cfg.MODEL.DETR.NHEADS = 8

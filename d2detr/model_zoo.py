@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from d2detr.checkpoint import RELEASES, fetch_weights
+from d2detr.checkpoint import RELEASES, load_weights
 from d2detr.config import load_config
 from d2detr.errors import UserError
 
@@ -69,6 +68,5 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     if device is not None:
         cfg.MODEL.DEVICE = device
     model = build_model(cfg)
-    fetch_weights(cfg.MODEL.WEIGHTS)
-    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+    load_weights(model, cfg.MODEL.WEIGHTS)
     return model

@@ -14,9 +14,12 @@ def main() -> None:
     parser.add_argument("--input", required=True, help="whatever MODEL.WEIGHTS takes")
     parser.add_argument("--output", required=True, help="file; with --to huggingface a folder")
     parser.add_argument("--to", required=True, choices=TARGETS)
+    parser.add_argument("--config-file", default="", help="of the model, which tells the next two")
     parser.add_argument("--num-heads", type=int, help="for huggingface, if not 8")
     parser.add_argument(
-        "--dc5", action="store_true", default=None, help="for huggingface: the backbone is dilated"
+        "--dc5",
+        action=argparse.BooleanOptionalAction,
+        help="for huggingface: whether the backbone is dilated, where the input does not tell",
     )
     parser.add_argument("--trusted", action="store_true", help="run code that the input may hold")
     args = parser.parse_args()
@@ -27,6 +30,7 @@ def main() -> None:
             args.to,
             num_heads=args.num_heads,
             dilation=args.dc5,
+            config_file=args.config_file,
             trusted=args.trusted,
         )
         print(f"Written {args.output}.")

@@ -1,9 +1,14 @@
+"""Fitting weights of every known format to a model."""
+
 import logging
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from d2detr.checkpoint import metadata
+from d2detr.checkpoint.first_block import choose_first_block, dilates_first_block
 from d2detr.checkpoint.fitting import fit_tensor
 from d2detr.checkpoint.formats import (
     FORMATS,
@@ -13,105 +18,150 @@ from d2detr.checkpoint.formats import (
 )
 from d2detr.checkpoint.load_report import LoadReport
 from d2detr.errors import UserError
+from d2detr.modeling import DETR
 
 logger = logging.getLogger(__name__)
 
 _OWN = FORMATS[0]
 
 
-class LoadsDetrWeights(nn.Module):
-    """A model that loads DETR's weights of every format, however they are loaded.
-
-    ``load_state_dict``, DetectionCheckpointer, DefaultPredictor and trainers all end here. Its
-    own state dicts tell the names of its classes.
-
-    Attributes:
-        class_names: of the model's classes in order, or None.
-        trusts_weights: whether weight files may run code, see ``MODEL.WEIGHTS_TRUSTED``.
-        load_report: what became of the weights that were loaded last, or None.
-    """
-
-    class_names: Sequence[str] | None = None
-    trusts_weights: bool = False
-    load_report: LoadReport | None = None
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.class_names is not None and hasattr(destination, "_metadata"):
-            metadata.describe(destination, prefix, class_names=list(self.class_names))
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict, *args
-    ) -> None:
-        if not local_metadata.get(metadata.ADAPTED):
-            self.adapt_state_dict(state_dict, prefix, local_metadata.get(metadata.CLASS_NAMES))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def adapt_state_dict(
-        self,
-        state_dict: dict[str, Tensor],
-        prefix: str = "",
-        class_names: Sequence[str] | None = None,
-    ) -> None:
-        """Give weights of any known format the model's names and shapes, in place.
-
-        Logs a summary and keeps it as ``load_report``.
-
-        Args:
-            state_dict: all weights to load; those below ``prefix`` are replaced.
-            prefix: where the model stands in ``state_dict``, "" for the model itself.
-            class_names: of the weights' classes in order, where known.
-
-        Raises:
-            UserError: there are weights, but none for this model.
-        """
-        keys = [key for key in state_dict if key.startswith(prefix)]
-        if not keys:
-            return
-        weights = {key.removeprefix(prefix): state_dict[key] for key in keys}
-        own = {key: x.detach() for key, x in self.state_dict().items()}
-        weights, self.load_report = adapt_weights(
-            weights, own, class_names=class_names, own_class_names=self.class_names
-        )
-        for key in keys:
-            del state_dict[key]
-        state_dict.update({prefix + key: value for key, value in weights.items()})
+def find_detrs(model: nn.Module) -> dict[str, DETR]:
+    """Return every DETR that a model is or holds, by the prefix of its parameters."""
+    return {
+        f"{name}." if name else "": module
+        for name, module in model.named_modules()
+        if isinstance(module, DETR)
+    }
 
 
 def adapt_weights(
     weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    model: nn.Module,
     *,
-    class_names: Sequence[str] | None = None,
-    own_class_names: Sequence[str] | None = None,
-) -> tuple[dict[str, Tensor], LoadReport]:
+    partial: bool = False,
+    source: str = "The weights",
+) -> tuple[OrderedDict[str, Tensor], LoadReport]:
     """Give weights of any known format the names and shapes of a model.
 
+    A DC5 backbone's first block is dilated as the weights were trained; nothing else of the model
+    changes, whose ``load_state_dict`` takes what is returned.
+
     Args:
-        weights: a state dict of any format.
-        own: the model's state dict.
-        class_names: of the weights' classes in order, where known.
-        own_class_names: of the model's classes in order, where known.
+        weights: a state dict of any format, whose metadata may tell its classes' names.
+        model: what is or holds a :class:`d2detr.modeling.DETR`.
+        partial: take weights of a DETR that leave the whole backbone or transformer random.
+        source: of the weights, for messages.
 
     Returns:
-        The adapted weights, keys that the model does not know included, and the report.
+        The adapted weights, keys that the model does not know included, and the report, which is
+        logged.
 
     Raises:
-        UserError: the weights have nothing for this model.
+        UserError: the weights have nothing for the model, leave its backbone or its transformer
+            random, or are not finite.
     """
-    form = _recognise(weights, own)
-    adapted = form.to_d2detr(weights)
+    own = {key: value.detach() for key, value in model.state_dict().items()}
+    report = LoadReport("of another architecture", total=len(own))
+    adapted: OrderedDict[str, Tensor] = OrderedDict()
+    detrs = find_detrs(model)
+    for prefix, detr in detrs.items():
+        part, part_report = _adapt_to_detr(
+            _below(prefix, weights),
+            _below(prefix, own),
+            detr,
+            metadata.description(weights, prefix),
+            partial=partial,
+            source=source,
+        )
+        adapted.update((prefix + key, value) for key, value in part.items())
+        report.add(part_report, prefix)
+    others = {key: value for key, value in weights.items() if not key.startswith(tuple(detrs))}
+    other_own = {key: value for key, value in own.items() if not key.startswith(tuple(detrs))}
+    adapted.update(_fit(others, other_own, report, source))
+    if weights and not report.loaded:
+        raise UserError(_explain_misfit(weights, own, report, source))
+    logger.info("%s", report)
+    return adapted, report
+
+
+def _below(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)
+    }
+
+
+def _adapt_to_detr(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    detr: DETR,
+    facts: Mapping[str, Any],
+    *,
+    partial: bool,
+    source: str,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    form = _recognise(weights, own, source)
+    renamed = form.to_d2detr(weights)
     if form.backbone_only:
-        adapted = _place_backbone(adapted, own)
+        renamed = place_backbone(renamed, own)
     report = LoadReport(form.name, total=len(own))
-    for key, value in list(adapted.items()):
+    adapted = _fit(
+        renamed,
+        own,
+        report,
+        source,
+        backbone_only=form.backbone_only,
+        class_names=facts.get(metadata.CLASS_NAMES),
+        own_class_names=detr.class_names,
+    )
+    if any(key.startswith("mask_head.") for key in report.random):
+        logger.warning("The weights have no mask head for this model: it starts from scratch.")
+    if report.loaded and not form.backbone_only:
+        _check_whole(own, report, partial, source)
+        choose_first_block(detr, dilates_first_block(weights, form, facts))
+    return adapted, report
+
+
+def _recognise(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str
+) -> WeightFormat:
+    form = recognise_format(weights)
+    if form is _OWN:
+        return form
+    other = recognise_other_architecture(weights)
+    if other is not None and not weights.keys() <= own.keys():
+        raise UserError(
+            f"{source} fit no parameter of this model: they are of {other}, not of DETR (they "
+            f"have, for example, {list(weights)[:3]})."
+        )
+    return form or _OWN  # a part of a model, if it is anything
+
+
+def place_backbone(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Move a ResNet to where the model has it, which is not ``backbone.`` with a pyramid on it."""
+    stem = next((key for key in own if key.endswith("stem.conv1.weight")), "")
+    place = stem.removesuffix("stem.conv1.weight") or "backbone."
+    return {place + key.removeprefix("backbone."): value for key, value in weights.items()}
+
+
+def _fit(
+    weights: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    report: LoadReport,
+    source: str,
+    *,
+    backbone_only: bool = False,
+    class_names: Sequence[str] | None = None,
+    own_class_names: Sequence[str] | None = None,
+) -> dict[str, Tensor]:
+    """Give weights with the model's names the model's shapes, and report what becomes of each."""
+    fitted = {}
+    for key, value in weights.items():
         if key not in own:
-            if key.endswith("num_batches_tracked"):  # frozen norms have none
-                del adapted[key]
-            else:
+            if not key.endswith("num_batches_tracked"):  # frozen norms have none
                 report.unused.append(key)
+                fitted[key] = value
             continue
-        fitted = fit_tensor(
+        tensor = fit_tensor(
             key,
             value,
             own[key],
@@ -119,70 +169,66 @@ def adapt_weights(
             class_names=class_names,
             own_class_names=own_class_names,
         )
-        if fitted is None:
-            del adapted[key]
-        else:
-            adapted[key] = fitted
+        if tensor is not None:
+            fitted[key] = tensor
             report.loaded.append(key)
-    if not report.loaded:
-        raise UserError(_explain_misfit(form, weights, own, report))
-    reason = (
-        "as the weights are of a backbone alone" if form.backbone_only else "not in the weights"
-    )
-    already_told = {x for keys in report.kept.values() for x in keys}
+    _check_finite(fitted, own, source)
+    reason = "as the weights are of a backbone alone" if backbone_only else "not in the weights"
+    told = set(report.random)
     for key in own:
-        if key not in adapted and key not in already_told:
+        if key not in fitted and key not in told:
             report.keep(reason, key)
-    _log(report, form)
-    return adapted, report
+    return fitted
 
 
-def _recognise(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> WeightFormat:
-    form = recognise_format(weights)
-    if form is _OWN:
-        return form
-    other = recognise_other_architecture(weights)
-    if other is not None and not weights.keys() <= own.keys():
+def _check_finite(fitted: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    faulty = [
+        key
+        for key, value in fitted.items()
+        if key in own
+        and value.is_floating_point()
+        and not value.isfinite().all()
+        and own[key].isfinite().all()  # a mask of -inf may be among the buffers
+    ]
+    if faulty:
         raise UserError(
-            f"The weights fit no parameter of this model: they are of {other}, not of DETR (they "
-            f"have, for example, {list(weights)[:3]})."
+            f"{source} hold values that are NaN or infinite in {len(faulty)} tensors, such as "
+            f"{faulty[0]}: the training that wrote them had diverged, or the file is damaged. Take "
+            "an earlier checkpoint."
         )
-    return form or _OWN  # a part of a model, if it is anything
 
 
-def _place_backbone(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Move a ResNet to where the model has it, which is not ``backbone.`` with a pyramid on it."""
-    stem = next((key for key in own if key.endswith("stem.conv1.weight")), "")
-    place = stem.removesuffix("stem.conv1.weight") or "backbone."
-    return {place + key.removeprefix("backbone."): value for key, value in weights.items()}
+def _check_whole(own: Mapping[str, Tensor], report: LoadReport, partial: bool, source: str) -> None:
+    for part, keys in (
+        ("backbone", "MODEL.BACKBONE and MODEL.RESNETS"),
+        ("transformer", "MODEL.DETR"),
+    ):
+        if report.has_loaded(f"{part}.") or not any(key.startswith(f"{part}.") for key in own):
+            continue
+        unused = f" Not used are, for example, {report.unused[:3]}." if report.unused else ""
+        message = (
+            f"{source} leave the whole {part} random, although they are {report.format}."
+            f"{unused} Compare {keys} with what they were trained with."
+        )
+        if not partial:
+            raise UserError(
+                f"{message} To start from them nevertheless, add ?partial=True to their path."
+            )
+        logger.warning(message)
 
 
 def _explain_misfit(
-    form: WeightFormat,
-    weights: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    report: LoadReport,
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], report: LoadReport, source: str
 ) -> str:
-    if report.kept:
-        reason, keys = next(iter(report.kept.items()))
+    shapes = [(reason, keys[0]) for reason, keys in report.kept.items() if reason.startswith("(")]
+    if shapes:
+        reason, key = shapes[0]
         return (
-            f"The weights fit no parameter of this model: they are {form.name}, but all of other "
-            f"shapes, such as {keys[0]}: {reason}. Compare MODEL.BACKBONE, MODEL.RESNETS and "
+            f"{source} fit no parameter of this model: they are {report.format}, but all of other "
+            f"shapes, such as {key}: {reason}. Compare MODEL.BACKBONE, MODEL.RESNETS and "
             "MODEL.DETR with what they were trained with."
         )
     return (
-        f"The weights fit no parameter of this model. The file has, for example, "
-        f"{list(weights)[:3]}; the model needs, for example, {list(own)[:3]}."
+        f"{source} fit no parameter of this model. They have, for example, {list(weights)[:3]}; "
+        f"the model needs, for example, {list(own)[:3]}."
     )
-
-
-def _log(report: LoadReport, form: WeightFormat) -> None:
-    logger.info("%s", report)
-    if any(key.startswith("mask_head.") for keys in report.kept.values() for key in keys):
-        logger.warning("The weights have no mask head for this model: it starts from scratch.")
-    if not form.backbone_only and not report.has_loaded("transformer."):
-        logger.warning(
-            "THE TRANSFORMER HAS NO WEIGHTS: it starts from random values, although the weights "
-            "are %s. Compare MODEL.DETR with what they were trained with.",
-            form.name,
-        )

@@ -13,10 +13,14 @@ from torch import Tensor
 
 from d2detr.checkpoint import metadata
 from d2detr.checkpoint.class_rows import names_of_classes
-from d2detr.checkpoint.files import fetch_weights, read_checkpoint
+from d2detr.checkpoint.fetching import fetch_weights
+from d2detr.checkpoint.files import read_checkpoint
+from d2detr.checkpoint.first_block import dilates_first_block
 from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
 from d2detr.checkpoint.huggingface import to_huggingface
 from d2detr.checkpoint.original import to_original
+from d2detr.checkpoint.releases import RELEASES
+from d2detr.config import load_config
 from d2detr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -52,6 +56,7 @@ def convert_checkpoint(
     *,
     num_heads: int | None = None,
     dilation: bool | None = None,
+    config_file: str = "",
     trusted: bool = False,
 ) -> None:
     """Write the weights of ``source`` in another format; every tensor stays as it is.
@@ -60,36 +65,53 @@ def convert_checkpoint(
         source: whatever ``MODEL.WEIGHTS`` takes.
         output: the file to write; for "huggingface" a folder that ``from_pretrained`` takes.
         to: one of :data:`TARGETS`.
-        num_heads: for "huggingface", where ``source`` does not tell; 8 unless given.
-        dilation: likewise, whether the backbone is DC5; False unless given.
+        num_heads: attention heads; where neither this nor ``config_file`` nor ``source`` tells, 8.
+        dilation: whether the backbone is DC5; if None, ``config_file``, ``source`` or the name of
+            a released file must tell, for "huggingface".
+        config_file: a config of the model, or "".
         trusted: see :func:`read_checkpoint`.
 
     Raises:
-        UserError: there is no such file, it holds no whole DETR, or ``output`` exists.
+        UserError: there is no such file, it holds no whole DETR, ``output`` exists, the target
+            cannot express the model, or nothing tells whether it is DC5.
     """
     if Path(output).exists():
         raise UserError(f"--output {output} exists; it is not overwritten.")
     path = fetch_weights(source, key="--input")
-    checkpoint = read_checkpoint(path, trusted)
-    model = checkpoint["model"]
+    model = read_checkpoint(path, trusted)["model"]
     form = recognise_format(model)
     if form is None or form.backbone_only:
         found = recognise_other_architecture(model) or (form.name if form else "of unknown format")
         raise UserError(f"{source} cannot be converted: its weights are {found}, not a whole DETR.")
     logger.info("%s is %s, %d tensors.", source, form.name, len(model))
+    facts = metadata.description(model)
+    given = {
+        metadata.NUM_HEADS: num_heads,
+        metadata.RES5_DILATION: None if dilation is None else 1 + dilation,
+    }
+    facts = {
+        **_facts_of_release(Path(path).name),
+        **{key: facts[key] for key in metadata.FACTS if key in facts},
+        **(_facts_of_config(config_file) if config_file else {}),
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    told = dilates_first_block(model, form, facts)
+    if told is not None:
+        facts[metadata.DILATES_FIRST_BLOCK] = told
+    if to != "d2detr" and told and facts.get(metadata.RES5_DILATION, 1) > 1:
+        raise UserError(
+            f"{source} cannot be converted to {to}: its DC5 backbone dilates the first block of "
+            "the last stage, as Detectron2's does, and a backbone there does not."
+        )
     weights = form.to_d2detr(model)
-    class_names = metadata.description(model).get(metadata.CLASS_NAMES)
     if to == "huggingface":
-        architecture = _architecture(checkpoint, Path(path).with_name("config.json"))
-        if num_heads is not None:
-            architecture.num_heads = num_heads
-        if dilation is not None:
-            architecture.dilation = dilation
-        write_huggingface(weights, Path(output), class_names, architecture)
+        architecture = _architecture(facts, source)
+        write_huggingface(weights, Path(output), facts.get(metadata.CLASS_NAMES), architecture)
         return
-    renamed = to_original(weights) if to == "original" else weights
+    renamed = OrderedDict(to_original(weights) if to == "original" else weights)
+    metadata.describe(renamed, **facts)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": _with_class_names(renamed, class_names)}, output)
+    torch.save({"model": renamed}, output)
 
 
 def huggingface_config(
@@ -162,16 +184,31 @@ def write_huggingface(
     save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _architecture(checkpoint: Mapping[str, Any], config_file: Path) -> Architecture:
-    if config_file.is_file():
-        config = json.loads(config_file.read_text())
-        return Architecture(
-            num_heads=config.get("encoder_attention_heads", 8),
-            dilation=config.get("dilation", False),
+def _facts_of_release(name: str) -> dict[str, Any]:
+    if name not in RELEASES.values():
+        return {}
+    return {metadata.NUM_HEADS: 8, metadata.RES5_DILATION: 2 if "dc5" in name else 1}
+
+
+def _facts_of_config(config_file: str) -> dict[str, Any]:
+    model = load_config(config_file).MODEL
+    facts = {
+        metadata.NUM_HEADS: model.DETR.NHEADS,
+        metadata.RES5_DILATION: model.RESNETS.RES5_DILATION,
+    }
+    if model.DETR.DC5_FIRST_BLOCK != "auto":
+        facts[metadata.DILATES_FIRST_BLOCK] = model.DETR.DC5_FIRST_BLOCK == "dilated"
+    return facts
+
+
+def _architecture(facts: Mapping[str, Any], source: str) -> Architecture:
+    if metadata.RES5_DILATION not in facts:
+        raise UserError(
+            f"Nothing tells whether the backbone of {source} is dilated (DC5), as its weights look "
+            "the same: add --dc5 or --no-dc5, or --config-file with the config of the model."
         )
-    args = checkpoint.get("args")  # of the original's command line
     return Architecture(
-        num_heads=getattr(args, "nheads", 8), dilation=getattr(args, "dilation", False)
+        num_heads=facts.get(metadata.NUM_HEADS, 8), dilation=facts[metadata.RES5_DILATION] > 1
     )
 
 
@@ -185,12 +222,3 @@ def _resnet_name(weights: Mapping[str, Tensor]) -> str:
             f"transformers has no such backbone: the stages of this one have {depths} blocks."
         )
     return name
-
-
-def _with_class_names(
-    weights: dict[str, Tensor], class_names: Sequence[str] | None
-) -> dict[str, Tensor]:
-    ordered = OrderedDict(weights)
-    if class_names is not None:
-        metadata.describe(ordered, class_names=list(class_names))
-    return ordered

@@ -1,8 +1,8 @@
-"""The key names of detrex's DETR, whose backbone is Detectron2's."""
+"""The key names of detrex's DETR, whose backbone is Detectron2's, or with DC5 torchvision's."""
 
 from torch import Tensor
 
-from d2detr.checkpoint.original import HEADS
+from d2detr.checkpoint.original import HEADS, RESNET
 from d2detr.checkpoint.renaming import Renaming, StateDict
 
 _UNUSED = "criterion."
@@ -18,6 +18,7 @@ _NAMES = Renaming(
     [
         *HEADS,
         ("position_embedding", "position_encoding"),
+        *((f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in RESNET),
         *(
             (f"transformer.{part}.layers.*.{theirs}", f"transformer.{part}.layers.*.{ours}")
             for part, layer in (("encoder", _ENCODER_LAYER), ("decoder", _DECODER_LAYER))

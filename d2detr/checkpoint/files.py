@@ -1,7 +1,6 @@
 """Reading weight files of every kind, without running code that a file may hold."""
 
 import json
-import os
 import pickle
 import re
 from collections import OrderedDict
@@ -11,61 +10,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.utils.file_io import PathManager
 from torch import Tensor
 
+from d2detr.checkpoint import metadata
+from d2detr.checkpoint.bounds import check_tensor_size, check_unpacked_size
 from d2detr.checkpoint.class_rows import known_names
-from d2detr.checkpoint.metadata import describe
+from d2detr.checkpoint.fetching import fetch_weights
 from d2detr.checkpoint.pickles import RefusedPickle, load_arrays
 from d2detr.errors import UserError
+from d2detr.files import read_json
 
-# Where a folder that transformers or detrex wrote has its weights, best first.
-_FILES_OF_FOLDERS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "model_final.pth",
-)
 # Under which name checkpoints keep the state dict beside optimizer and the like.
 _CONTAINERS = ("model", "state_dict", "model_state")
-_TRUST = "If you trust where it comes from, set MODEL.WEIGHTS_TRUSTED to True to run its code."
+_TRUST = (
+    "If you trust where it comes from, let it run its code with MODEL.WEIGHTS_TRUSTED True on the "
+    "command line, or trusted=True in Python (d2detr.checkpoint.load_weights)."
+)
 _OTHER_PROJECTS = {"ultralytics": "YOLO", "models": "YOLO", "mmengine": "MMDetection"}
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6
-
-
-def fetch_weights(path: str, key: str = "MODEL.WEIGHTS") -> str:
-    """Make sure that weights are on this machine, downloading them if ``path`` is a URL.
-
-    Args:
-        path: a file, a folder that transformers wrote, a URL, ``detectron2://...``,
-            ``detr://...``, or "" for none.
-        key: what ``path`` is the value of, for the messages.
-
-    Returns:
-        The file on this machine, or "".
-
-    Raises:
-        UserError: there is no such file, it cannot be downloaded, or it is empty.
-    """
-    if not path:
-        return ""
-    try:
-        local_path = PathManager.get_local_path(path)
-    except UserError:
-        raise
-    except Exception as error:  # a handler may raise whatever its library does
-        raise UserError(
-            f"{key} {path} cannot be downloaded: {error}. {key} also takes the path of a file, or "
-            '"" for none.'
-        ) from None
-    if os.path.isdir(local_path):
-        local_path = _file_of_folder(local_path)
-    if not os.path.isfile(local_path):
-        raise UserError(f"{key} {path} does not exist{_nearest_parent(local_path)}.")
-    if os.path.getsize(local_path) == 0:
-        raise UserError(f"{key} {path} is an empty file: its copy or download failed.")
-    return local_path
 
 
 def read_checkpoint(path: str, trusted: bool = False) -> dict[str, Any]:
@@ -76,17 +38,21 @@ def read_checkpoint(path: str, trusted: bool = False) -> dict[str, Any]:
         trusted: run the code in pickles that hold more than tensors, arrays and plain values.
 
     Returns:
-        ``model``, the state dict, with class names as metadata where the file or its folder tells
-        them, and whatever else the file holds.
+        ``model``, the state dict, with what the file or its folder tells about the network as
+        metadata (see :mod:`d2detr.checkpoint.metadata`), and whatever else the file holds.
 
     Raises:
-        UserError: the file is no checkpoint, is damaged, or would run code and is not trusted.
+        UserError: the file is no checkpoint, is damaged, would fill the memory, or would run code
+            and is not trusted.
     """
     with open(path, "rb") as file:
         start = file.read(512)
     if path.endswith(".index.json"):
         content = _read_shards(path, trusted)
-    elif start.startswith((b"PK\x03\x04", _TORCH_LEGACY)) or start[257:262] == b"ustar":
+    elif start.startswith(b"PK\x03\x04"):
+        check_unpacked_size(path)
+        content = _read_torch(path, trusted)
+    elif start.startswith(_TORCH_LEGACY) or start[257:262] == b"ustar":
         content = _read_torch(path, trusted)
     elif start[:1] == b"\x80":
         content = _read_pickle(path, trusted)
@@ -95,26 +61,8 @@ def read_checkpoint(path: str, trusted: bool = False) -> dict[str, Any]:
     else:
         raise UserError(f"{path} holds no weights: {_guess_content(start)}.")
     checkpoint = _unpack(content, path)
-    _describe_classes(checkpoint["model"], Path(path).parent / "config.json")
+    _describe(checkpoint, Path(path).parent / "config.json")
     return checkpoint
-
-
-def _file_of_folder(folder: str) -> str:
-    for name in _FILES_OF_FOLDERS:
-        if os.path.isfile(os.path.join(folder, name)):
-            return os.path.join(folder, name)
-    found = sorted(os.listdir(folder))[:8]
-    raise UserError(
-        f"The folder {folder} holds no weights: looked for {', '.join(_FILES_OF_FOLDERS)}; it has "
-        f"{', '.join(found) or 'nothing'}. Name a file."
-    )
-
-
-def _nearest_parent(path: str) -> str:
-    parent = next(x for x in Path(path).absolute().parents if x.is_dir())
-    files = sorted(x.name for x in parent.iterdir() if not x.name.startswith("."))
-    more = ", ..." if len(files) > 8 else ""
-    return f"; the folder {parent} does, with {', '.join(files[:8]) or 'nothing'}{more} in it"
 
 
 def _read_torch(path: str, trusted: bool) -> Any:
@@ -166,12 +114,22 @@ def _read_safetensors(path: str) -> dict[str, Tensor]:
 
 
 def _read_shards(path: str, trusted: bool) -> dict[str, Tensor]:
-    index = json.loads(Path(path).read_text())
+    index = read_json(path)
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not all(_is_shard(name) for name in names.values()):
+        raise UserError(
+            f"{path} is no index of weights: its 'weight_map' must say for each tensor which file "
+            "beside it holds it. Download it again, or name a file of weights."
+        )
     weights: dict[str, Tensor] = {}
-    for name in sorted(set(index["weight_map"].values())):
+    for name in sorted(set(names.values())):
         shard = Path(path).parent / Path(name).name
-        weights.update(read_checkpoint(fetch_weights(str(shard)), trusted)["model"])
+        weights.update(read_checkpoint(fetch_weights(str(shard), path), trusted)["model"])
     return weights
+
+
+def _is_shard(name: Any) -> bool:
+    return isinstance(name, str) and not name.endswith(".index.json")
 
 
 def _guess_content(start: bytes) -> str:
@@ -191,11 +149,10 @@ def _unpack(content: Any, path: str) -> dict[str, Any]:
     container = next((x for x in _CONTAINERS if isinstance(content.get(x), Mapping)), None)
     rest = {key: value for key, value in content.items() if key != container}
     weights = content[container] if container else content
-    model = OrderedDict(
-        (key, torch.as_tensor(value))
-        for key, value in weights.items()
-        if isinstance(value, Tensor | np.ndarray)
-    )
+    numbers = {k: x for k, x in weights.items() if isinstance(x, Tensor | np.ndarray)}
+    if not path.endswith(".index.json"):
+        check_tensor_size(path, numbers)
+    model = OrderedDict((key, torch.as_tensor(value)) for key, value in numbers.items())
     if not model:
         raise UserError(f"{path} holds no tensors, but {', '.join(map(str, list(content)[:8]))}.")
     if hasattr(weights, "_metadata"):
@@ -203,14 +160,30 @@ def _unpack(content: Any, path: str) -> dict[str, Any]:
     return {**(rest if container else {}), "model": model}
 
 
-def _describe_classes(model: OrderedDict, config_file: Path) -> None:
-    """Take class names from the ``config.json`` that transformers writes beside its weights."""
-    if not config_file.is_file():
-        return
+def _describe(checkpoint: dict[str, Any], config_file: Path) -> None:
+    """Note what the original's arguments in the file, or transformers' config beside it, tell."""
+    args, facts = checkpoint.get("args"), {}
+    if hasattr(args, "dilation"):
+        facts[metadata.RES5_DILATION] = 2 if args.dilation else 1
+    if hasattr(args, "nheads"):
+        facts[metadata.NUM_HEADS] = args.nheads
     try:
-        labels = json.loads(config_file.read_text()).get("id2label") or {}
-        names = [labels[str(i)] for i in range(len(labels))]
+        config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+        if config.get("model_type", "detr") == "detr":
+            facts |= _facts_of_transformers(config)
     except (ValueError, KeyError, AttributeError, TypeError):
-        return
+        pass  # it belongs to something else
+    metadata.describe(checkpoint["model"], **facts)
+
+
+def _facts_of_transformers(config: dict[str, Any]) -> dict[str, Any]:
+    facts = {}
+    if "dilation" in config:
+        facts[metadata.RES5_DILATION] = 2 if config["dilation"] else 1
+    if "encoder_attention_heads" in config:
+        facts[metadata.NUM_HEADS] = config["encoder_attention_heads"]
+    labels = config.get("id2label") or {}
+    names = [labels[str(i)] for i in range(len(labels))]
     if known_names(names):
-        describe(model, class_names=names)
+        facts[metadata.CLASS_NAMES] = names
+    return facts

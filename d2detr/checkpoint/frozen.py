@@ -1,10 +1,10 @@
 """The trained box model on which a mask head learns."""
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import nn
 
-from d2detr.checkpoint.files import fetch_weights
+from d2detr.checkpoint.load_report import LoadReport
+from d2detr.checkpoint.loading import load_weights
 from d2detr.errors import UserError
 
 
@@ -30,41 +30,36 @@ def check_frozen_weights(cfg: CfgNode) -> None:
         )
 
 
-def load_frozen_weights(path: str, model: nn.Module) -> None:
+def load_frozen_weights(model: nn.Module, path: str, *, trusted: bool = False) -> None:
     """Load the box model of a file and leave the mask head as it is.
 
     Args:
-        path: ``MODEL.DETR.FROZEN_WEIGHTS``: a file of any format that ``MODEL.WEIGHTS`` may have,
-            or a URL; "" does nothing.
         model: a DETR with a mask head.
+        path: ``MODEL.DETR.FROZEN_WEIGHTS``: whatever ``MODEL.WEIGHTS`` takes.
+        trusted: see :func:`load_weights`.
 
     Raises:
         UserError: the file cannot be had, or is not of the whole box model.
     """
-    if not path:
-        return
-    fetch_weights(path, key="MODEL.DETR.FROZEN_WEIGHTS")
     # A panoptic file has a mask head of its own, which is not to be mistaken for the new one.
     mask_head = {key: value.clone() for key, value in model.mask_head.state_dict().items()}
-    DetectionCheckpointer(model).load(path, checkpointables=[])
+    key = "MODEL.DETR.FROZEN_WEIGHTS"
+    report = load_weights(model, path, trusted=trusted, key=key)
     model.mask_head.load_state_dict(mask_head)
-    check_box_model_is_trained(model, f"MODEL.DETR.FROZEN_WEIGHTS {path}")
+    check_box_model_is_trained(report, f"{key} {path}")
 
 
-def check_box_model_is_trained(model: nn.Module, source: str) -> None:
-    """Check that the weights loaded last leave nothing random that is frozen.
+def check_box_model_is_trained(report: LoadReport, source: str) -> None:
+    """Check that weights leave nothing random that is frozen.
 
     Args:
-        model: a DETR whose box model is frozen.
+        report: of loading them into a DETR whose box model is frozen.
         source: of the weights, for the message.
 
     Raises:
         UserError: parts of the box model were not in the weights.
     """
-    report = model.load_report
-    lacking = [
-        key for keys in report.kept.values() for key in keys if not key.startswith("mask_head.")
-    ]
+    lacking = [key for key in report.random if not key.startswith("mask_head.")]
     if lacking or report.new_classes:
         what = f"the classes {', '.join(report.new_classes)}"
         if lacking:

@@ -37,6 +37,23 @@ class LoadReport:
     def has_loaded(self, prefix: str) -> bool:
         return any(key.startswith(prefix) for key in self.loaded)
 
+    @property
+    def random(self) -> list[str]:
+        """The model's tensors that keep their initial value, whatever the reason."""
+        return [key for keys in self.kept.values() for key in keys]
+
+    def add(self, part: "LoadReport", prefix: str) -> None:
+        """Add what became of a part of the model, which stands at ``prefix`` in it."""
+        self.format = part.format
+        self.loaded += [prefix + key for key in part.loaded]
+        for reason, keys in part.kept.items():
+            self.kept.setdefault(reason, []).extend(prefix + key for key in keys)
+        self.partial |= {prefix + key: what for key, what in part.partial.items()}
+        if part.carried_classes is not None:
+            self.carried_classes = [*(self.carried_classes or []), *part.carried_classes]
+        self.new_classes += part.new_classes
+        self.unused += [prefix + key for key in part.unused]
+
     def __str__(self) -> str:
         lines = [f"Weights are {self.format}: {len(self.loaded)} of {self.total} tensors loaded."]
         for key, what in self.partial.items():

@@ -1,18 +1,24 @@
-"""Facts about weights that travel in the metadata of a state dict, as torch's versions do."""
+"""Facts about weights that travel in the metadata of a state dict, as torch's versions do.
+
+:class:`d2detr.modeling.DETR` tells them in its state dict.
+"""
 
 from collections import OrderedDict
 from typing import Any
 
 CLASS_NAMES = "class_names"  # of the class head, in order, without no-object
-ADAPTED = "adapted"  # the keys and shapes are those of the model already
+NUM_HEADS = "num_heads"  # of the transformer
+RES5_DILATION = "res5_dilation"  # 2 in a DC5 backbone, else 1
+DILATES_FIRST_BLOCK = "dilates_first_block"  # of a DC5 backbone: whether res5's first block does
+FACTS = (CLASS_NAMES, NUM_HEADS, RES5_DILATION, DILATES_FIRST_BLOCK)
 
 
-def describe(state_dict: OrderedDict, prefix: str = "", **facts: Any) -> None:
-    """Add facts about the module at ``prefix``, which its ``_load_from_state_dict`` is given."""
+def describe(state_dict: OrderedDict, **facts: Any) -> None:
+    """Add facts about the model whose weights these are."""
     metadata = getattr(state_dict, "_metadata", None)
     if metadata is None:
         metadata = state_dict._metadata = OrderedDict()
-    metadata.setdefault(prefix.removesuffix("."), {}).update(facts)
+    metadata.setdefault("", {}).update(facts)
 
 
 def description(state_dict: OrderedDict, prefix: str = "") -> dict[str, Any]:

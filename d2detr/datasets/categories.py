@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from d2detr.classes import resolve_classes
 from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
+from d2detr.files import read_json
 
 CATEGORIES_FILE = "classes.json"
 
@@ -101,3 +102,21 @@ def write_categories(cfg: CfgNode) -> None:
     categories = categories_of(cfg.DATASETS.TRAIN[0])
     if categories is not None:
         Path(cfg.OUTPUT_DIR, CATEGORIES_FILE).write_text(json.dumps(categories))
+
+
+def read_categories(path: Path) -> list[dict[str, Any]]:
+    """Read the classes that :func:`write_categories` wrote.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    categories = read_json(path)
+    if not isinstance(categories, list) or not all(
+        isinstance(category, dict) and isinstance(category.get("name"), str) and "id" in category
+        for category in categories
+    ):
+        raise UserError(
+            f"{path} does not hold the classes of a run: it must be a list with the 'id' and "
+            "'name' of each. Copy it from the run again, or remove it."
+        )
+    return categories

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from d2detr.checkpoint import (
     check_box_model_is_trained,
-    fetch_weights,
     load_frozen_weights,
+    load_weights,
 )
 from d2detr.data import ResumableTrainLoader, build_dataset_mapper, in_batches
 from d2detr.datasets import write_categories
@@ -52,6 +52,7 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
         if comm.is_main_process():
             write_categories(cfg)
+        self.checkpointer.trusts_weights = cfg.MODEL.WEIGHTS_TRUSTED
         self._step = TrainingStep.from_config(cfg, self._trainer.model, self.optimizer)
         if cfg.SOLVER.AMP.ENABLED:
             self._trainer.grad_scaler = self._step.grad_scaler  # whose state checkpoints hold
@@ -62,16 +63,16 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the weights cannot be had or fit nothing.
         """
-        resumes = resume and self.checkpointer.has_checkpoint()
-        weights, detr = self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DETR
-        if detr.FROZEN_WEIGHTS and not resumes:  # MODEL.WEIGHTS is empty then
-            load_frozen_weights(detr.FROZEN_WEIGHTS, self.checkpointer.model)
-        else:
-            if not resumes:
-                fetch_weights(weights)
+        model, weights = self.checkpointer.model, self.cfg.MODEL.WEIGHTS
+        detr, trusted = self.cfg.MODEL.DETR, self.cfg.MODEL.WEIGHTS_TRUSTED
+        if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume)
-            if detr.FREEZE_BOX_MODEL and not resumes:
-                check_box_model_is_trained(self.checkpointer.model, f"MODEL.WEIGHTS {weights}")
+        elif detr.FROZEN_WEIGHTS:  # MODEL.WEIGHTS is empty then
+            load_frozen_weights(model, detr.FROZEN_WEIGHTS, trusted=trusted)
+        else:
+            report = load_weights(model, weights, trusted=trusted)
+            if detr.FREEZE_BOX_MODEL:
+                check_box_model_is_trained(report, f"MODEL.WEIGHTS {weights}")
         self.data_loader.start_iter = self.start_iter
 
     def train(self) -> dict[str, Any] | None:
@@ -176,20 +177,17 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     model = Trainer.build_model(cfg)
     checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
     resumes = resume and checkpointer.has_checkpoint()
-    if not resumes:
-        fetch_weights(cfg.MODEL.WEIGHTS)
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    if not (resumes or cfg.MODEL.WEIGHTS):
+    weights = checkpointer.get_checkpoint_file() if resumes else cfg.MODEL.WEIGHTS
+    report = load_weights(model, weights, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
+    if not weights:
         logger.warning(
             "MODEL.WEIGHTS is empty: what is evaluated is random. MODEL.DETR.FROZEN_WEIGHTS is "
             "read in training only; to evaluate what was trained into OUTPUT_DIR add --resume."
         )
-    report = getattr(model, "load_report", None)
-    random = [key for keys in report.kept.values() for key in keys] if report else []
-    if random:
+    elif report.random:
         logger.warning(
-            f"{len(random)} tensors, such as {random[0]}, are not in the weights: what is "
-            "evaluated is partly random. To evaluate what was trained into OUTPUT_DIR add "
+            f"{len(report.random)} tensors, such as {report.random[0]}, are not in the weights: "
+            "what is evaluated is partly random. To evaluate what was trained into OUTPUT_DIR add "
             "--resume, or set MODEL.WEIGHTS."
         )
     return Trainer.test(cfg, model)

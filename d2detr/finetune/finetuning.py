@@ -8,14 +8,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from d2detr.checkpoint import fetch_weights, read_checkpoint, recognise_format
+from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
 from d2detr.config import load_config
 from d2detr.datasets.auto import register_auto_dataset
 from d2detr.datasets.catalog import load_dataset
@@ -98,7 +97,7 @@ def run_finetuning(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     best = output / BEST_MODEL
     comm.synchronize()  # the main process may still be writing it
     if best.is_file():
-        DetectionCheckpointer(trainer.model).load(str(best))
+        load_weights(trainer.model, str(best), key="Checkpoint")
     results = Trainer.test(cfg, trainer.model)
     if comm.is_main_process():
         _finish(cfg, results, best)

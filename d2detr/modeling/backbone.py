@@ -10,20 +10,52 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet, build_backb
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
+from d2detr.errors import UserError
 from d2detr.layers import fold_frozen_norms, fuse_bottlenecks
+
+DC5_FIRST_BLOCKS = ("auto", "dilated", "undilated")
 
 
 def build_detr_backbone(cfg: CfgNode) -> Backbone:
     """Build the backbone that ``cfg.MODEL.BACKBONE.NAME`` names.
 
-    With ``RESNETS.RES5_DILATION: 2`` the first 3x3 convolution of res5 keeps dilation 1, as in
-    torchvision and therefore in the DC5 weights of DETR. Detectron2 dilates that one too.
+    With ``RESNETS.RES5_DILATION: 2`` Detectron2 dilates the 3x3 convolutions of all blocks of res5.
+    That of the first block stays so only if ``DETR.DC5_FIRST_BLOCK`` is "dilated": in torchvision
+    and therefore in the DC5 weights of DETR its dilation is 1.
+
+    Raises:
+        UserError: ``DETR.DC5_FIRST_BLOCK`` has no such value.
     """
+    first_block = cfg.MODEL.DETR.DC5_FIRST_BLOCK
+    if first_block not in DC5_FIRST_BLOCKS:
+        raise UserError(
+            f"MODEL.DETR.DC5_FIRST_BLOCK is {first_block!r}; choose from "
+            f"{', '.join(DC5_FIRST_BLOCKS)}."
+        )
     backbone = build_backbone(cfg)
-    if isinstance(backbone, ResNet) and cfg.MODEL.RESNETS.RES5_DILATION > 1:
-        first_conv = backbone.res5[0].conv2
-        first_conv.dilation = first_conv.padding = (1, 1)
+    if res5_dilation(backbone) > 1:
+        dilate_first_block(backbone, first_block == "dilated")
     return backbone
+
+
+def res5_dilation(backbone: Backbone) -> int:
+    """Return the dilation of a ResNet's last stage: 2 for DC5, else 1."""
+    return backbone.res5[-1].conv2.dilation[0] if _has_res5(backbone) else 1
+
+
+def dilates_first_block(backbone: Backbone) -> bool:
+    """Whether the 3x3 convolution of the first block of res5 is dilated."""
+    return _has_res5(backbone) and backbone.res5[0].conv2.dilation[0] > 1
+
+
+def dilate_first_block(backbone: Backbone, dilated: bool) -> None:
+    """Dilate the 3x3 convolution of the first block of res5 like the other blocks', or not."""
+    conv, dilation = backbone.res5[0].conv2, res5_dilation(backbone) if dilated else 1
+    conv.dilation = conv.padding = (dilation, dilation)
+
+
+def _has_res5(backbone: Backbone) -> bool:
+    return isinstance(backbone, ResNet) and hasattr(backbone, "res5")
 
 
 def speed_up(backbone: Backbone) -> Backbone:

@@ -52,7 +52,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
         "score_threshold": detr.TEST.SCORE_THRESHOLD,
         "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
         "class_names": classes.names,
-        "trusts_weights": cfg.MODEL.WEIGHTS_TRUSTED,
+        "dc5_first_block": detr.DC5_FIRST_BLOCK,
         "activation_checkpointing": detr.ACTIVATION_CHECKPOINTING,
         "compile": cfg.MODEL.COMPILE,
     }

@@ -11,10 +11,14 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from d2detr.checkpoint import LoadsDetrWeights
 from d2detr.errors import UserError
 from d2detr.layers import recompute_activations
-from d2detr.modeling.backbone import feature_padding_mask, speed_up
+from d2detr.modeling.backbone import (
+    dilates_first_block,
+    feature_padding_mask,
+    res5_dilation,
+    speed_up,
+)
 from d2detr.modeling.criterion import Divisor, SetCriterion
 from d2detr.modeling.from_config import detr_from_config
 from d2detr.modeling.heads import PredictionHeads
@@ -46,10 +50,11 @@ class Encoded(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class DETR(LoadsDetrWeights):
+class DETR(nn.Module):
     """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
 
-    Weights of every format that :mod:`d2detr.checkpoint` knows load as they are.
+    Its state dict tells in its metadata what weights alone do not: the names of the classes, the
+    number of attention heads and the dilation of the backbone.
 
     Args:
         backbone: any Detectron2 backbone.
@@ -67,7 +72,8 @@ class DETR(LoadsDetrWeights):
         score_threshold: detections with a lower score are dropped.
         detections_per_image: the best-scored detections to keep; 0 keeps one per query.
         class_names: of the K classes, where known: pretrained class rows are picked by them.
-        trusts_weights: whether weight files may run code that they hold.
+        dc5_first_block: "auto" if weights that are loaded decide whether the first block of a DC5
+            backbone is dilated, or else "dilated" or "undilated", as ``backbone`` is already.
         activation_checkpointing: parts that compute activations again in the backward pass instead
             of storing them: any of "backbone", "encoder" and "decoder".
         compile: compile backbone and transformer.
@@ -95,7 +101,7 @@ class DETR(LoadsDetrWeights):
         segmenter: Segmenter | None = None,
         freeze_box_model: bool = False,
         class_names: Sequence[str] | None = None,
-        trusts_weights: bool = False,
+        dc5_first_block: str = "auto",
         activation_checkpointing: Sequence[str] = (),
         compile: bool = False,
     ):
@@ -132,7 +138,7 @@ class DETR(LoadsDetrWeights):
         self.mask_head = mask_head
         self.segmenter = segmenter or Segmenter()
         self.class_names = class_names
-        self.trusts_weights = trusts_weights
+        self.dc5_first_block = dc5_first_block
         self._recompute_activations(activation_checkpointing)
         if compile:
             for part in (self.backbone, self.transformer):
@@ -259,6 +265,17 @@ class DETR(LoadsDetrWeights):
         counts = [len(record.get("instances", ())) for record in batched_inputs]
         num_queries = self.transformer.decoder.query_embed.num_embeddings
         return self.criterion.divisor(counts, num_queries, self.device)
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not hasattr(destination, "_metadata"):
+            return
+        facts = destination._metadata[prefix.removesuffix(".")]
+        facts["num_heads"] = self.transformer.num_heads
+        facts["res5_dilation"] = res5_dilation(self.backbone)
+        facts["dilates_first_block"] = dilates_first_block(self.backbone)
+        if self.class_names is not None:
+            facts["class_names"] = list(self.class_names)
 
     def _recompute_activations(self, parts: Sequence[str]) -> None:
         layers = {

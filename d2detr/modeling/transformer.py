@@ -159,6 +159,7 @@ class Transformer(nn.Module):
         super().__init__()
         _check_sizes(embed_dim, num_heads, num_encoder_layers, num_decoder_layers, num_queries)
         self.embed_dim = embed_dim
+        self.num_heads = num_heads
         shared = {
             "embed_dim": embed_dim,
             "num_heads": num_heads,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import Metadata, MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
@@ -20,10 +18,15 @@ from detectron2.structures import Instances
 from PIL import Image
 from torch import nn
 
-from d2detr.checkpoint import fetch_weights
+from d2detr.checkpoint import load_weights
 from d2detr.config import load_config
 from d2detr.data import build_augmentation
-from d2detr.datasets.categories import CATEGORIES_FILE, categories_of, dataset_num_classes
+from d2detr.datasets.categories import (
+    CATEGORIES_FILE,
+    categories_of,
+    dataset_num_classes,
+    read_categories,
+)
 from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 
@@ -73,10 +76,9 @@ class Predictor:
         self.categories = _find_categories(cfg, run, weights)
         if self.categories is not None and not cfg.MODEL.DETR.NUM_CLASSES:
             cfg.MODEL.DETR.NUM_CLASSES = len(self.categories)
-        fetch_weights(cfg.MODEL.WEIGHTS)
         self.cfg = cfg
         self.model = _build_model(cfg, self.categories).eval()
-        DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        load_weights(self.model, cfg.MODEL.WEIGHTS, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
         self.score_threshold = score_threshold
         self.metadata = Metadata()
         if self.categories is not None:
@@ -214,7 +216,7 @@ def _find_categories(
     """Return the classes that a run wrote down, or those of the config's dataset if it is there."""
     beside = run or (Path(weights).parent if weights else None)
     if beside is not None and (beside / CATEGORIES_FILE).is_file():
-        return json.loads((beside / CATEGORIES_FILE).read_text())
+        return read_categories(beside / CATEGORIES_FILE)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if MetadataCatalog.get(name).get("thing_classes") is not None:
             return categories_of(name)

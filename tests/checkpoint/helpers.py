@@ -1,9 +1,12 @@
 """A DETR that takes a fraction of a second, and what it predicts for two padded images."""
 
+import re
+
 import torch
 from detectron2.modeling import build_model
 
 from d2detr import model_zoo
+from d2detr.checkpoint import adapt_weights, to_original
 
 
 def small_cfg(num_classes=7, num_queries=10, depth=18):
@@ -46,6 +49,29 @@ def randomize(model, seed):
             else:
                 noise *= 0.1
             x.copy_(noise)
+
+
+def load(model, weights, **options):
+    """Load weights that are in memory; returns the report."""
+    adapted, report = adapt_weights(weights, model, **options)
+    model.load_state_dict(adapted, strict=False)
+    return report
+
+
+def wrapper_state_dict(model, prefix):
+    """What the wrapper saves, whose backbone is Detectron2's within a Joiner."""
+    weights = {}
+    for key, value in to_original(model.state_dict()).items():
+        if key.startswith("backbone.0.body."):
+            key = key.removeprefix("backbone.0.body.")
+            key = key if key.startswith("layer") else f"stem.{key}"
+            key = re.sub(r"layer(\d)", lambda match: f"res{int(match[1]) + 1}", key)
+            key = re.sub(r"bn(\d)", r"conv\1.norm", key)
+            key = key.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+            key = f"backbone.0.backbone.{key}"
+        weights[prefix + key] = value
+    weights["criterion.empty_weight"] = torch.ones(8)
+    return weights
 
 
 def padded_batch(model):

@@ -7,10 +7,11 @@ from detectron2.engine import DefaultPredictor
 from detectron2.utils.logger import setup_logger
 from torch import nn
 
-from d2detr.checkpoint import to_original
+from d2detr.checkpoint import load_weights, to_original
 from d2detr.errors import UserError
 from tests.checkpoint.helpers import (
     assert_same_predictions,
+    assert_same_tensors,
     predict,
     small_cfg,
     small_detr,
@@ -82,7 +83,7 @@ def test_other_models_load_as_before(tmp_path):
         DetectionCheckpointer(model).load(str(tmp_path / "nowhere.pth"))
 
 
-def test_untrusted_code_runs_only_where_the_config_allows_it(tmp_path, trained):
+def test_untrusted_code_runs_only_where_the_checkpointer_allows_it(tmp_path, trained):
     class Sneaky:
         def __reduce__(self):
             return open, (str(tmp_path / "marker"), "w")
@@ -90,20 +91,25 @@ def test_untrusted_code_runs_only_where_the_config_allows_it(tmp_path, trained):
     path = tmp_path / "sneaky.pth"
     torch.save({"model": trained.state_dict(), "x": Sneaky()}, path)
     for trusted in (False, True):
-        model = small_detr()
-        model.trusts_weights = trusted
+        checkpointer = DetectionCheckpointer(small_detr())
+        checkpointer.trusts_weights = trusted
         if trusted:
-            DetectionCheckpointer(model).load(str(path))
+            checkpointer.load(str(path))
         else:
             with pytest.raises(UserError, match="MODEL.WEIGHTS_TRUSTED"):
-                DetectionCheckpointer(model).load(str(path))
+                checkpointer.load(str(path))
         assert (tmp_path / "marker").exists() == trusted
 
 
-def test_config_key_reaches_the_model():
-    from detectron2.modeling import build_model
-
-    cfg = small_cfg()
-    assert not build_model(cfg).trusts_weights
-    cfg.MODEL.WEIGHTS_TRUSTED = True
-    assert build_model(cfg).trusts_weights
+@pytest.mark.parametrize(
+    "load", [load_weights, lambda model, path: DetectionCheckpointer(model).load(path)]
+)
+def test_names_are_matched_by_their_ends_where_the_path_says_so(trained, tmp_path, load):
+    torch.save(trained.transformer.state_dict(), tmp_path / "transformer.pth")
+    model = small_detr()
+    load(model, f"{tmp_path}/transformer.pth?matching_heuristics=True&partial=True")
+    assert_same_tensors(model.transformer.state_dict(), trained.transformer.state_dict())
+    with pytest.raises(UserError, match="leave the whole backbone random"):
+        load(model, f"{tmp_path}/transformer.pth?matching_heuristics=True")
+    with pytest.raises(UserError, match="fit no parameter"):
+        load(model, f"{tmp_path}/transformer.pth")

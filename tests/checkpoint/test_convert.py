@@ -1,13 +1,15 @@
 import argparse
 import json
 import runpy
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
-from d2detr.checkpoint import read_checkpoint, to_original
+from d2detr import model_zoo
+from d2detr.checkpoint import RELEASES, metadata, read_checkpoint, to_original
 from d2detr.checkpoint.convert import convert_checkpoint
 from d2detr.errors import UserError
 from tests.checkpoint.helpers import (
@@ -15,6 +17,7 @@ from tests.checkpoint.helpers import (
     assert_same_tensors,
     predict,
     small_detr,
+    wrapper_state_dict,
 )
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
@@ -102,5 +105,38 @@ def test_what_cannot_be_converted_says_why(own, tmp_path):
     weights = {**read(own), "transformer.encoder.norm.weight": torch.ones(64)}
     torch.save(weights, pre_norm)
     with pytest.raises(UserError, match="no pre-norm layers"):
-        convert_checkpoint(str(pre_norm), str(tmp_path / "x"), "huggingface")
+        convert_checkpoint(str(pre_norm), str(tmp_path / "x"), "huggingface", dilation=False)
     assert not (tmp_path / "x").exists()
+
+
+def is_dilated(folder):
+    return json.loads((folder / "config.json").read_text())["dilation"]
+
+
+def test_where_nothing_tells_whether_it_is_dc5_it_must_be_said(trained, tmp_path):
+    source = tmp_path / "no_args.pth"
+    torch.save({"model": to_original(dict(trained.state_dict()))}, source)
+    convert = partial(convert_checkpoint, str(source), to="huggingface")
+    with pytest.raises(UserError, match="--dc5 or --no-dc5, or --config-file"):
+        convert(str(tmp_path / "x"))
+    for dilation in (False, True):
+        convert(str(tmp_path / f"given-{dilation}"), dilation=dilation)
+        assert is_dilated(tmp_path / f"given-{dilation}") == dilation
+    convert(str(tmp_path / "config"), config_file=model_zoo.get_config_file("detr_r50_dc5.yaml"))
+    assert is_dilated(tmp_path / "config")
+    for release in ("detr_r50_dc5", "detr_r101"):
+        source.rename(tmp_path / RELEASES[release])
+        source = tmp_path / RELEASES[release]
+        convert_checkpoint(str(source), str(tmp_path / release), "huggingface")
+        assert is_dilated(tmp_path / release) == ("dc5" in release)
+
+
+def test_what_other_backbones_cannot_express_is_refused(trained, tmp_path):
+    source = tmp_path / "wrapper.pth"
+    torch.save({"model": wrapper_state_dict(trained, "detr.")}, source)
+    for to in ("huggingface", "original"):
+        with pytest.raises(UserError, match="dilates the first block"):
+            convert_checkpoint(str(source), str(tmp_path / "x"), to, dilation=True)
+    convert_checkpoint(str(source), str(tmp_path / "own.pth"), "d2detr")
+    facts = metadata.description(read(tmp_path / "own.pth"))
+    assert facts["dilates_first_block"]

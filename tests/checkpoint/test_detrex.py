@@ -1,6 +1,16 @@
 import re
 
-from tests.checkpoint.helpers import assert_same_predictions, predict, small_detr
+from detectron2.modeling import build_model
+
+from d2detr.checkpoint import to_original
+from tests.checkpoint.helpers import (
+    assert_same_predictions,
+    load,
+    predict,
+    randomize,
+    small_cfg,
+    small_detr,
+)
 
 # How detrex numbers the parts of a layer, in the order of their execution.
 PARTS = {
@@ -37,6 +47,20 @@ def detrex_key(key):
 
 def test_detrex_checkpoint_gives_its_detections():
     trained, model = small_detr(seed=3), small_detr()
-    model.load_state_dict({detrex_key(k): v for k, v in trained.state_dict().items()})
+    report = load(model, {detrex_key(k): v for k, v in trained.state_dict().items()})
     assert_same_predictions(predict(model), predict(trained))
-    assert model.load_report.format == "detrex DETR"
+    assert report.format == "detrex DETR"
+
+
+def test_dc5_checkpoint_with_the_backbone_of_torchvision():
+    cfg = small_cfg(depth=50)
+    cfg.MODEL.RESNETS.RES5_DILATION = 2
+    trained, model = build_model(cfg).eval(), build_model(cfg).eval()
+    randomize(trained, seed=3)
+    weights = {detrex_key(k): v for k, v in trained.state_dict().items() if "backbone" not in k}
+    for key, value in to_original(trained.state_dict()).items():
+        if key.startswith("backbone.0.body."):
+            weights[key.replace("backbone.0.body.", "backbone.body.")] = value
+    report = load(model, weights)
+    assert len(report.loaded) == report.total
+    assert_same_predictions(predict(model), predict(trained))

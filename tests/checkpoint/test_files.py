@@ -1,6 +1,7 @@
 import argparse
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -93,6 +94,43 @@ def test_code_in_a_file_does_not_run_unless_trusted(tmp_path, name):
     assert marker.exists()
 
 
+def test_archive_that_unpacks_to_far_more_than_its_size_is_not_unpacked(tmp_path):
+    torch.save({"model": {"w": torch.zeros(100 << 18)}}, tmp_path / "zeros.pth")
+    bomb = tmp_path / "bomb.pth"
+    with (
+        zipfile.ZipFile(tmp_path / "zeros.pth") as stored,
+        zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+    ):
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    with pytest.raises(UserError, match=r"bomb.pth was not read: .* would unpack to 104,8"):
+        read_checkpoint(str(bomb), trusted=True)
+
+
+def test_tensors_that_pretend_to_be_large_are_refused(tmp_path):
+    path = tmp_path / "expanded.pth"
+    torch.save({"w": torch.zeros(1).expand(10**9)}, path)
+    with pytest.raises(UserError, match="claims tensors of 4,000,000,000 bytes"):
+        read_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('{"weight_map": {"a":\n', "is not JSON, or was cut off: .* at line 2"),
+        ("[]", "is no index of weights"),
+        ('{"weight_map": ["a.bin"]}', "is no index of weights"),
+        ('{"weight_map": {"w": 3}}', "is no index of weights"),
+        ('{"weight_map": {"w": "pytorch_model.bin.index.json"}}', "is no index of weights"),
+        ('{"weight_map": {"w": "b.bin"}}', "index.json .*/b.bin does not exist"),
+    ],
+)
+def test_broken_index_of_shards(tmp_path, content, message):
+    (tmp_path / "pytorch_model.bin.index.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(fetch_weights(str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -126,30 +164,3 @@ def test_pickled_model_of_another_project_is_named(tmp_path):
     path.write_bytes(b"\x80\x02" + module + b")R.")
     with pytest.raises(UserError, match="a checkpoint of YOLO .*not of DETR"):
         read_checkpoint(str(path))
-
-
-def test_no_weights_is_no_error():
-    assert fetch_weights("") == ""
-
-
-def test_missing_file_names_the_nearest_folder_that_exists(tmp_path):
-    (tmp_path / "there.pth").touch()
-    path = tmp_path / "a" / "b" / "weights.pth"
-    message = (
-        rf"MODEL.WEIGHTS {path} does not exist; the folder {tmp_path} does, with there.pth in it"
-    )
-    with pytest.raises(UserError, match=message):
-        fetch_weights(str(path))
-
-
-def test_empty_file_and_folder_without_weights(tmp_path):
-    (tmp_path / "empty.pth").touch()
-    with pytest.raises(UserError, match="is an empty file"):
-        fetch_weights(str(tmp_path / "empty.pth"))
-    with pytest.raises(UserError, match="looked for model.safetensors.*it has empty.pth"):
-        fetch_weights(str(tmp_path))
-
-
-def test_failed_download_is_one_message():
-    with pytest.raises(UserError, match="http://localhost:9/detr.pth cannot be downloaded"):
-        fetch_weights("http://localhost:9/detr.pth")

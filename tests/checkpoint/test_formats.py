@@ -3,7 +3,7 @@ import torch
 
 from d2detr.checkpoint.formats import recognise_other_architecture
 from d2detr.errors import UserError
-from tests.checkpoint.helpers import small_detr
+from tests.checkpoint.helpers import load, small_detr
 
 OTHERS = {
     "Mask R-CNN": "roi_heads.mask_head.mask_fcn1.weight",
@@ -28,13 +28,13 @@ def model():
 def test_weights_of_another_architecture_are_refused_by_name(model, name, key):
     weights = {"backbone.bottom_up.res2.0.conv1.weight": torch.zeros(1), key: torch.zeros(1)}
     with pytest.raises(UserError, match=f"fit no parameter of this model: they are of {name}"):
-        model.load_state_dict(weights, strict=False)
+        load(model, weights)
 
 
 def test_model_built_on_detr_is_not_taken_for_detr(model):
     weights = {"backbone.0.body.conv1.weight": torch.zeros(1), OTHERS["Deformable DETR"]: None}
     with pytest.raises(UserError, match="they are of Deformable DETR"):
-        model.load_state_dict(weights, strict=False)
+        load(model, weights)
 
 
 def test_torchvision_detectors_are_named():

@@ -5,10 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torchvision.models import resnet18
 
-from tests.checkpoint.helpers import padded_batch, randomize, small_detr
+from d2detr.checkpoint import load_weights
+from d2detr.checkpoint.adapting import place_backbone
+from d2detr.checkpoint.imagenet import from_torchvision
+from tests.checkpoint.helpers import load, padded_batch, randomize, small_detr
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def torchvision_features(model, x):
 def assert_loads_the_backbone_alone(path, expected):
     model = small_detr()
     before = {key: x.clone() for key, x in model.state_dict().items()}
-    DetectionCheckpointer(model).load(str(path))
+    report = load_weights(model, str(path))
     x = padded_batch(model).tensor
     with torch.no_grad():
         features = model.backbone(x)["res5"]
@@ -37,7 +39,7 @@ def assert_loads_the_backbone_alone(path, expected):
     assert features.std() > 0.01
     for key, value in model.state_dict().items():
         assert key.startswith("backbone.") or torch.equal(value, before[key]), key
-    assert "as the weights are of a backbone alone" in str(model.load_report)
+    assert "as the weights are of a backbone alone" in str(report)
 
 
 def test_torchvision_resnet(trained, tmp_path):
@@ -59,7 +61,7 @@ def test_timm_resnet(tmp_path):
 
 def test_detectron2_pickle(trained, tmp_path):
     detectron2 = small_detr()
-    detectron2.load_state_dict(trained.state_dict(), strict=False)
+    load(detectron2, trained.state_dict())
     backbone = detectron2.backbone.state_dict()
     weights = {key: x.numpy() for key, x in backbone.items()}
     weights["stem.fc.weight"] = np.zeros((3, 3), np.float32)
@@ -70,8 +72,6 @@ def test_detectron2_pickle(trained, tmp_path):
 
 
 def test_backbone_goes_below_a_feature_pyramid(trained):
-    from d2detr.checkpoint.adapting import adapt_weights
-
     own = {"backbone.bottom_up.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
-    adapted, _ = adapt_weights(trained.state_dict(), own)
+    adapted = place_backbone(from_torchvision(trained.state_dict()), own)
     assert torch.equal(adapted["backbone.bottom_up.stem.conv1.weight"], trained.conv1.weight)

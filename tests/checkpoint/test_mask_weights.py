@@ -9,6 +9,7 @@ from detectron2.utils.logger import setup_logger
 from d2detr.checkpoint import check_frozen_weights, from_original, load_frozen_weights
 from d2detr.errors import UserError
 from d2detr.model_zoo import get_config
+from tests.checkpoint.helpers import load
 from tests.reference.weights import reference_state_dict
 
 
@@ -32,7 +33,7 @@ def build(name, num_classes=None):
 def test_every_panoptic_tensor_has_its_place(original):
     model = build("detr_panoptic_r50.yaml", 250)
     assert from_original(original).keys() == model.state_dict().keys()
-    assert model.load_state_dict(original, strict=True)
+    load(model, original)
     assert torch.equal(model.mask_head.adapters[2].weight, original["mask_head.adapter3.weight"])
     assert torch.equal(model.mask_head.layers[3].norm.bias, original["mask_head.gn5.bias"])
 
@@ -55,7 +56,7 @@ def test_parameters_of_the_original(config, millions):
 )
 def test_class_rows_are_picked_by_category_id(original, config, categories):
     model = build(config)
-    model.load_state_dict(original)
+    load(model, original)
     expected = [*(float(x["id"]) for x in categories), 250.0]
     assert model.heads.class_embed.bias.tolist() == expected
     assert model.heads.class_embed.weight[:, 7].tolist() == expected
@@ -66,7 +67,7 @@ def test_detection_weights_leave_the_mask_head_new_and_say_so(original, caplog):
     model = build("detr_panoptic_r50.yaml", 250)
     before = {key: x.clone() for key, x in model.mask_head.state_dict().items()}
     boxes = {key: x for key, x in original.items() if key.startswith("detr.")}
-    model.load_state_dict(boxes, strict=False)
+    load(model, boxes)
     assert "no mask head for this model: it starts from scratch" in caplog.text
     assert all(torch.equal(x, before[key]) for key, x in model.mask_head.state_dict().items())
     assert torch.equal(model.input_proj.bias, original["detr.input_proj.bias"])
@@ -77,7 +78,7 @@ def test_frozen_weights_bring_the_box_model_alone(original, tmp_path):
     torch.save({"model": original}, path)
     model = build("detr_panoptic_r50.yaml", 250)
     before = {key: x.clone() for key, x in model.mask_head.state_dict().items()}
-    load_frozen_weights(str(path), model)
+    load_frozen_weights(model, str(path))
     assert torch.equal(model.input_proj.bias, original["detr.input_proj.bias"])
     assert all(torch.equal(x, before[key]) for key, x in model.mask_head.state_dict().items())
 
@@ -87,7 +88,7 @@ def test_frozen_weights_of_a_part_are_refused(original, tmp_path):
     path = tmp_path / "backbone.pth"
     torch.save({k: x for k, x in original.items() if ".transformer." not in k}, path)
     with pytest.raises(UserError, match="FROZEN_WEIGHTS .*backbone.pth lacks .* tensors, such as"):
-        load_frozen_weights(str(path), model)
+        load_frozen_weights(model, str(path))
 
 
 def test_frozen_weights_of_other_classes_are_refused(tiny_mask_cfg, tmp_path):
@@ -97,7 +98,7 @@ def test_frozen_weights_of_other_classes_are_refused(tiny_mask_cfg, tmp_path):
     path = tmp_path / "boxes.pth"
     torch.save({"model": boxes.state_dict()}, path)
     with pytest.raises(UserError, match=f"boxes.pth lacks the classes {missing}, .*never be"):
-        load_frozen_weights(str(path), build_model(tiny_mask_cfg))
+        load_frozen_weights(build_model(tiny_mask_cfg), str(path))
 
 
 def test_nothing_to_freeze(tiny_mask_cfg):
@@ -108,9 +109,8 @@ def test_nothing_to_freeze(tiny_mask_cfg):
 
 def test_frozen_weights_that_do_not_exist(tiny_mask_cfg):
     model = build_model(tiny_mask_cfg)
-    load_frozen_weights("", model)
     with pytest.raises(UserError, match="MODEL.DETR.FROZEN_WEIGHTS nowhere.pth does not exist"):
-        load_frozen_weights("nowhere.pth", model)
+        load_frozen_weights(model, "nowhere.pth")
 
 
 def test_two_weights_never_overwrite_each_other(tiny_mask_cfg):

@@ -177,6 +177,28 @@ def test_panoptic_run_without_its_dataset(tiny_mask_cfg, images, tmp_path):
     assert d2detr.Predictor(run, opts=nothing)(images / "0.png")["panoptic_seg"][1] == []
 
 
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[{"id": 1,\n', "classes.json is not JSON, or was cut off: .* at line 2"),
+        ('{"cat": 1}', "classes.json does not hold the classes of a run"),
+    ],
+)
+def test_broken_classes_of_a_run(run, content, message):
+    (run / "classes.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        d2detr.Predictor(run)
+
+
+def test_run_folder_runs_no_code(run):
+    """As finetune.py and predict.py read it, too."""
+    config = run / "config.yaml"
+    config.write_text(config.read_text() + f"NAME: !!python/object/apply:os.mkdir ['{run}/marker']")
+    with pytest.raises(UserError, match="reading it could run code"):
+        d2detr.Predictor(run)
+    assert not (run / "marker").exists()
+
+
 def test_masks_of_low_scores_are_not_computed(tiny_mask_cfg, images, tmp_path, monkeypatch):
     cfg = tiny_mask_cfg
     cfg.MODEL.DETR.TEST.PANOPTIC_ON = False
