@@ -35,6 +35,10 @@ def add_detr_config(cfg: CN) -> None:
     cfg.INPUT.CROP.PROBABILITY = 0.5
     cfg.INPUT.CROP.RESIZE_SIZES = (400, 500, 600)
 
+    # What is checked of the datasets before the first iteration: "full", or "annotations" without
+    # image files, for file systems on which opening all of them takes long, or "off".
+    cfg.DATASETS.PREFLIGHT = "full"
+
     # "ADAMW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone, relative to SOLVER.BASE_LR.

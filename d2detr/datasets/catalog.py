@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -13,6 +14,19 @@ from d2detr.datasets.coco_faults import find_coco_fault
 from d2detr.datasets.panoptic import find_panoptic_fault
 from d2detr.datasets.places import explain_missing
 from d2detr.errors import UserError
+
+
+def require_registered(name: str) -> Callable[[], list[dict[str, Any]]]:
+    """Return what loads a dataset; one called ``auto:PATH:SPLIT`` is registered first.
+
+    Raises:
+        UserError: there is no dataset of that name.
+    """
+    if name not in DatasetCatalog and not name.startswith("auto:"):
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+        advice = f"Did you mean {' or '.join(near)}?" if near else "Register it before training."
+        raise UserError(f"Dataset {name!r} is not registered. {advice}")
+    return DatasetCatalog[name]
 
 
 def load_dataset(name: str) -> list[dict[str, Any]]:
@@ -28,10 +42,7 @@ def load_dataset(name: str) -> list[dict[str, Any]]:
         UserError: the name is not registered, a file is missing or cannot be parsed, or the
             dataset is empty.
     """
-    if name not in DatasetCatalog and not name.startswith("auto:"):
-        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
-        advice = f"Did you mean {' or '.join(near)}?" if near else "Register it before training."
-        raise UserError(f"Dataset {name!r} is not registered. {advice}")
+    require_registered(name)
     try:
         dataset = DatasetCatalog.get(name)
     except UserError:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
-
-from d2detr.datasets.places import explain_missing
-from d2detr.errors import UserError
 
 NUM_THREADS = 16
 FILES_PER_TASK = 500
-SECONDS_PER_LOG_LINE = 10
-MAX_LISTED = 5
 EXIF_ORIENTATION = 274  # the tag's number; values above 4 swap width and height
 # What is compared first of files of equal length.
 _HEAD_BYTES = 1 << 14
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,67 +38,29 @@ class ImageState:
     turned: bool = False
 
 
-def check_image_files(dataset_name: str, file_names: Iterable[str]) -> dict[str, ImageState]:
-    """Check that image files exist and are not cut off.
-
-    A JPEG or PNG file whose last bytes mark its end passes; any other file is decoded.
-
-    Args:
-        dataset_name: for the messages.
-        file_names: local paths. Those with a scheme ("s3://...") are skipped.
-
-    Returns:
-        What each local file is like.
-
-    Raises:
-        UserError: files are missing or cannot be decoded; names the first of them.
-    """
-    local = sorted({name for name in file_names if "://" not in name})
-    states: list[ImageState] = []
-    logged = time.monotonic()
-    for state in inspect_images(local):
-        states.append(state)
-        if time.monotonic() - logged > SECONDS_PER_LOG_LINE:
-            logged = time.monotonic()
-            logger.info(f"{dataset_name}: checked {len(states)} of {len(local)} files")
-    named = list(zip(local, states, strict=True))
-    missing = [name for name, state in named if state.missing]
-    unreadable = [f"{name} ({state.problem})" for name, state in named if state.problem]
-    if missing:
-        raise UserError(
-            f"Dataset {dataset_name!r} lacks {len(missing)} of its {len(local)} image files, "
-            f"first {os.path.abspath(missing[0])}. {explain_missing(missing[0])}"
-        )
-    if unreadable:
-        more = ", ..." if len(unreadable) > MAX_LISTED else ""
-        raise UserError(
-            f"Dataset {dataset_name!r}: {len(unreadable)} of its {len(local)} image files cannot "
-            f"be read: {', '.join(unreadable[:MAX_LISTED])}{more}. Replace or remove them."
-        )
-    return dict(named)
-
-
-def inspect_images(file_names: Sequence[str], decode: bool = False) -> Iterator[ImageState]:
+def inspect_images(file_names: Sequence[str], num_decoded: int = 0) -> Iterator[ImageState]:
     """Read the headers of image files, with many threads.
+
+    A file whose last bytes do not mark its end, as those of a JPEG or PNG do, is decoded.
 
     Args:
         file_names: local paths; those with a scheme ("s3://...") pass without being looked at.
-        decode: decode every image, instead of those alone that do not end as they should.
+        num_decoded: how many are decoded whatever their ends say, spread over all of them.
 
     Yields:
         A state for each file, in their order.
     """
-    size = 10 if decode else FILES_PER_TASK
-    tasks = [file_names[start : start + size] for start in range(0, len(file_names), size)]
-    threads = (os.cpu_count() or 1) if decode else NUM_THREADS
-    with ThreadPoolExecutor(threads) as executor:
-        inspected = executor.map(lambda names: [_inspect(x, decode) for x in names], tasks)
-        yield from chain.from_iterable(inspected)
+    count = min(num_decoded, len(file_names))
+    decoded = set(np.linspace(0, len(file_names) - 1, count).astype(int).tolist())
+    size = max(10, FILES_PER_TASK * (len(file_names) - count) // max(1, len(file_names)))
+    indices = range(len(file_names))
+    tasks = [indices[start : start + size] for start in indices[::size]]
 
+    def inspect(task: range) -> list[ImageState]:
+        return [_inspect(file_names[index], index in decoded) for index in task]
 
-def decoding_problem(file_name: str) -> str | None:
-    """Decode an image file; return what is wrong with it, or None."""
-    return _inspect(file_name, decode=True).problem
+    with ThreadPoolExecutor(NUM_THREADS) as executor:
+        yield from chain.from_iterable(executor.map(inspect, tasks))
 
 
 def displayed_size(image: Image.Image) -> tuple[int, int]:
@@ -153,10 +107,10 @@ def _inspect(file_name: str, decode: bool) -> ImageState:
     if "://" in file_name:
         return ImageState()
     try:
-        must_decode = decode or not _is_marked_complete(file_name)
+        must_decode = not _is_marked_complete(file_name) or decode
     except FileNotFoundError:
         return ImageState(missing=True)
-    except OSError:
+    except (OSError, ValueError):
         must_decode = True
     try:
         with Image.open(file_name) as image:
@@ -191,7 +145,7 @@ def _length(file_name: str) -> int:
     """Return a file's length in bytes, 0 if it cannot be had."""
     try:
         return os.stat(file_name).st_size
-    except OSError:
+    except (OSError, ValueError):  # the latter for what cannot be a path
         return 0
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
-from PIL import ExifTags, Image
+from PIL import Image
 from scipy.ndimage import find_objects
 
 from d2detr.datasets.text_files import read_json
 from d2detr.errors import UserError
-
-# Images per dataset whose segments are compared with their PNG before training.
-NUM_COMPARED = 200
 
 
 class Segment(NamedTuple):
@@ -119,37 +115,6 @@ def describe_segments(record: dict[str, Any]) -> dict[str, Any]:
         for segment in record["segments_info"]
     ]
     return {**record, "annotations": annotations}
-
-
-def compare_segments(dataset: list[dict[str, Any]]) -> None:
-    """Check segments' ids, and that PNGs have the segments and sizes that they should have.
-
-    Of large datasets the PNGs of NUM_COMPARED images all over the dataset are checked.
-
-    Raises:
-        UserError: an id cannot be a colour or is there twice, or a PNG is otherwise.
-    """
-    records = [record for record in dataset if "segments_info" in record]
-    for record in records:
-        ids = [segment.get("id") for segment in record["segments_info"]]
-        for segment_id in ids:
-            if not isinstance(segment_id, Integral) or not 0 < segment_id < 256**3:
-                raise UserError(
-                    f"segments_info of {record['pan_seg_file_name']} has id {segment_id!r}, which "
-                    "is not a whole number from 1 to 16777215, as colours of its PNG are."
-                )
-        if len(set(ids)) < len(ids):
-            raise UserError(
-                f"segments_info of {record['pan_seg_file_name']} has a segment id twice: {ids}."
-            )
-    for index in np.unique(np.linspace(0, len(records) - 1, NUM_COMPARED).astype(int)):
-        if not records:
-            return
-        with PathManager.open(records[index]["file_name"], "rb") as file, Image.open(file) as image:
-            height, width = image.height, image.width
-            if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # to be turned on its side
-                height, width = width, height
-        panoptic_annotations(records[index], (height, width), with_masks=False)
 
 
 def find_panoptic_fault(metadata: Metadata) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -20,28 +21,57 @@ class AnnotationTable:
     Attributes:
         file_names: of the M images.
         sizes: (M, 2) width and height, infinite where they are unknown.
+        bad_sizes: (M,) whether one of them is something else than a positive number.
         owners: (N,) the index of each annotation's image, -1 if there is none.
         labels: (N,) index into class_names, -1 if there is none.
         boxes: (N, 4) XYXY in pixels, NaN where a box cannot be read.
+        text_boxes: (N,) whether a box holds texts, which are read as the numbers that they spell.
         crowd: (N,) whether it is a crowd region.
-        segmentations: N polygons, RLEs or Nones.
-        class_names: K names.
+        bad_crowd: (N,) whether 'iscrowd' is something else than 0 or 1, and "1" read as 1.
+        segmentations: N polygons, RLEs, bitmaps or Nones.
+        ids: N ids, None where an annotation has none.
+        class_names: K names, as they are given.
     """
 
     file_names: list[str]
     sizes: np.ndarray
+    bad_sizes: np.ndarray
     owners: np.ndarray
     labels: np.ndarray
     boxes: np.ndarray
+    text_boxes: np.ndarray
     crowd: np.ndarray
+    bad_crowd: np.ndarray
     segmentations: list[Any]
-    class_names: list[str]
+    ids: list[Any]
+    class_names: list[Any]
+
+    def describe(self, row: int) -> str:
+        """Say which annotation this is: by its id, or else by its place among its image's."""
+        owner = self.owners[row]
+        image = f" of image {self.file_names[owner]}" if owner >= 0 else ""
+        if self.ids[row] is not None:
+            return f"annotation {self.ids[row]}{image}"
+        return f"annotation number {row - np.flatnonzero(self.owners == owner)[0] + 1}{image}"
+
+    def summary(self) -> str:
+        """Say how much there is, and what training makes of it."""
+        return (
+            f"{len(self.file_names)} images ({(self.objects_per_image == 0).sum()} without "
+            f"objects), {len(self.boxes)} annotations; left out in training: {self.crowd.sum()} "
+            f"crowd regions, {self.degenerate.sum()} boxes without area; {self.outside.sum()} "
+            "boxes reach beyond their image and are clipped"
+        )
+
+    @property
+    def image_sizes(self) -> np.ndarray:
+        """Width and height (N, 2) of each annotation's image, infinite where they are unknown."""
+        return np.concatenate((self.sizes, [[np.inf, np.inf]]))[self.owners]
 
     @property
     def clipped(self) -> np.ndarray:
         """Boxes (N, 4) without what reaches beyond their images."""
-        limits = np.concatenate((self.sizes, [[np.inf, np.inf]]))[self.owners]
-        return self.boxes.clip(0, np.tile(limits, (1, 2)).reshape(-1, 4))
+        return self.boxes.clip(0, np.tile(self.image_sizes, (1, 2)).reshape(-1, 4))
 
     @property
     def degenerate(self) -> np.ndarray:
@@ -78,21 +108,17 @@ class AnnotationTable:
 
 
 def table_from_coco(content: dict[str, Any]) -> AnnotationTable:
-    """Make a table of the content of a COCO file that has all its lists and keys."""
-    categories = sorted(content["categories"], key=lambda x: x["id"])
+    """Make a table of the content of a COCO file whose entries have all their keys."""
+    categories = sorted(content["categories"], key=lambda category: category["id"])
     labels = {category["id"]: index for index, category in enumerate(categories)}
     owners = {image["id"]: index for index, image in enumerate(content["images"])}
     annotations = content["annotations"]
-    return AnnotationTable(
-        file_names=[image["file_name"] for image in content["images"]],
-        sizes=_sizes(content["images"]),
-        owners=np.array([owners.get(x["image_id"], -1) for x in annotations], dtype=np.int64),
-        labels=np.array([labels.get(x["category_id"], -1) for x in annotations], dtype=np.int64),
-        boxes=BoxMode.convert(
-            _numbers([x["bbox"] for x in annotations]), BoxMode.XYWH_ABS, BoxMode.XYXY_ABS
-        ),
-        crowd=_crowd(annotations),
-        segmentations=[x.get("segmentation") for x in annotations],
+    return _table(
+        content["images"],
+        annotations,
+        owners=[owners.get(annotation["image_id"], -1) for annotation in annotations],
+        labels=[labels.get(annotation["category_id"], -1) for annotation in annotations],
+        modes=np.full(len(annotations), BoxMode.XYWH_ABS),
         class_names=[category["name"] for category in categories],
     )
 
@@ -100,44 +126,91 @@ def table_from_coco(content: dict[str, Any]) -> AnnotationTable:
 def table_from_records(
     records: Sequence[dict[str, Any]], class_names: list[str]
 ) -> AnnotationTable:
-    """Make a table of a dataset in Detectron2's format."""
+    """Make a table of a dataset in Detectron2's format whose entries have all their keys."""
     counts = [len(record.get("annotations", ())) for record in records]
-    annotations = [x for record in records for x in record.get("annotations", ())]
-    labels = np.array([x["category_id"] for x in annotations], dtype=np.int64)
-    boxes = _numbers([x["bbox"] for x in annotations])
-    modes = np.array([int(x["bbox_mode"]) for x in annotations])
-    for mode in set(modes.tolist()):
-        boxes[modes == mode] = BoxMode.convert(
-            boxes[modes == mode], BoxMode(mode), BoxMode.XYXY_ABS
-        )
-    return AnnotationTable(
-        file_names=[record["file_name"] for record in records],
-        sizes=_sizes(records),
+    annotations = [annotation for record in records for annotation in record.get("annotations", ())]
+    return _table(
+        records,
+        annotations,
         owners=np.repeat(np.arange(len(records)), counts),
-        labels=np.where((labels >= 0) & (labels < len(class_names)), labels, -1),
-        boxes=boxes,
-        crowd=_crowd(annotations),
-        segmentations=[x.get("segmentation") for x in annotations],
+        labels=[_label(annotation["category_id"], len(class_names)) for annotation in annotations],
+        modes=np.array([int(annotation["bbox_mode"]) for annotation in annotations], dtype=int),
         class_names=class_names,
     )
 
 
-def _sizes(images: Sequence[dict[str, Any]]) -> np.ndarray:
-    sizes = [(image.get("width", np.inf), image.get("height", np.inf)) for image in images]
-    return np.array(sizes, dtype=np.float64).reshape(-1, 2)
+def _table(
+    images: Sequence[dict[str, Any]],
+    annotations: list[dict[str, Any]],
+    owners: Sequence[int],
+    labels: list[int],
+    modes: np.ndarray,
+    class_names: list[Any],
+) -> AnnotationTable:
+    sizes, bad_sizes = _read_sizes(images)
+    boxes, text_boxes = _read_boxes([annotation["bbox"] for annotation in annotations])
+    for mode in np.unique(modes):
+        rows = modes == mode
+        boxes[rows] = BoxMode.convert(boxes[rows], BoxMode(mode), BoxMode.XYXY_ABS)
+    flags = [annotation.get("iscrowd", 0) for annotation in annotations]
+    return AnnotationTable(
+        file_names=[image["file_name"] for image in images],
+        sizes=sizes,
+        bad_sizes=bad_sizes,
+        owners=np.array(owners, dtype=np.int64),
+        labels=np.array(labels, dtype=np.int64),
+        boxes=boxes,
+        text_boxes=text_boxes,
+        crowd=np.array([flag in (1, "1") for flag in flags], dtype=bool),
+        bad_crowd=np.array([not _is_flag(flag) for flag in flags], dtype=bool),
+        segmentations=[annotation.get("segmentation") for annotation in annotations],
+        ids=[annotation.get("id") for annotation in annotations],
+        class_names=class_names,
+    )
 
 
-def _crowd(annotations: list[dict[str, Any]]) -> np.ndarray:
-    return np.array([x.get("iscrowd", 0) != 0 for x in annotations], dtype=bool)
+def _label(value: Any, num_classes: int) -> int:
+    return int(value) if isinstance(value, Integral) and 0 <= value < num_classes else -1
 
 
-def _numbers(boxes: list[Any]) -> np.ndarray:
-    """Return boxes (N, 4) in float64, NaN where there are not four numbers."""
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, (Real, np.bool_)) and value in (0, 1)
+
+
+def _read_sizes(images: Sequence[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    sizes = np.full((len(images), 2), np.inf)
+    bad = np.zeros(len(images), dtype=bool)
+    for row, image in enumerate(images):
+        for column, key in enumerate(("width", "height")):
+            if key in image:
+                sizes[row, column] = number = _number(image[key])
+                bad[row] |= isinstance(image[key], str) or not 0 < number < np.inf
+    sizes[bad] = np.inf
+    return sizes, bad
+
+
+def _read_boxes(boxes: list[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes (N, 4) in float64, NaN where they are not four numbers; and which are texts."""
     try:
-        return np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    except (TypeError, ValueError):
-        rows = np.full((len(boxes), 4), np.nan)
-        for row, box in zip(rows, boxes, strict=True):
-            if isinstance(box, (list, tuple)) and len(box) == 4:
-                row[:] = [x if isinstance(x, (int, float)) else np.nan for x in box]
-        return rows
+        array = np.array(boxes)
+        if array.dtype.kind in "iuf" and array.shape == (len(boxes), 4):
+            return array.astype(np.float64), np.zeros(len(boxes), dtype=bool)
+    except (TypeError, ValueError, OverflowError):
+        pass  # at least one is something else
+    rows = np.full((len(boxes), 4), np.nan)
+    texts = np.zeros(len(boxes), dtype=bool)
+    for index, box in enumerate(boxes):
+        if isinstance(box, (list, tuple, np.ndarray)) and len(box) == 4:
+            rows[index] = [_number(value) for value in box]
+            texts[index] = any(isinstance(value, str) for value in box)
+    return rows, texts & np.isfinite(rows).all(axis=1)
+
+
+def _number(value: Any) -> float:
+    """Return a number as a float; NaN for what is none, or is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (Real, str)):
+        return np.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return np.nan

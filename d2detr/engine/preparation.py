@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from d2detr.checkpoint import check_frozen_weights, fetch_weights
 from d2detr.classes import Classes, resolve_classes
-from d2detr.datasets.categories import dataset_num_classes
+from d2detr.datasets.catalog import require_registered
 from d2detr.doctor import check_datasets
 from d2detr.errors import UserError
 
@@ -50,13 +50,13 @@ def prepare(cfg: CfgNode, *, is_train: bool = True, with_weights: bool = True) -
     def fetch() -> str:
         weights = fetch_weights(cfg.MODEL.WEIGHTS) if with_weights else ""
         for name in names:
-            dataset_num_classes(name)  # registers it, and converts or reads it if it must be
+            require_registered(name)  # which converts it if it must be
         return weights
 
     if is_train:
         check_frozen_weights(cfg)
     weights = on_first_processes(fetch)
-    on_main_process(lambda: check_datasets(cfg, is_train))
+    on_main_process(lambda: check_datasets(cfg, is_train))  # before Detectron2 reads them
     return Run(_agree_on_classes(cfg), weights)
 
 

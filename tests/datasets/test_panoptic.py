@@ -179,7 +179,7 @@ def test_checks_find_faults_before_training(shapes):
     with pytest.raises(UserError, match=r"000003.png has segment id"):
         check_datasets(cfg)
     (directory / "panoptic" / "000002.png").rename(directory / "panoptic" / "other.png")
-    with pytest.raises(UserError, match=r"lacks 1 of its 6 image files.*000002.png"):
+    with pytest.raises(UserError, match=r"1 files of images do not exist.*000002.png"):
         check_datasets(cfg)
 
 

@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from d2detr.doctor import check_annotations, check_datasets
+from d2detr.doctor import check_datasets
 from d2detr.errors import UserError
 
 
@@ -43,80 +43,129 @@ def test_sound_dataset_passes_and_is_summarised(train_on, tiny_coco, caplog):
     assert not any(line.levelno >= logging.WARNING for line in caplog.records)
 
 
-def test_counts_what_training_leaves_out():
-    dataset = [
-        record(
-            annotation(),
-            annotation((-5, 0, 60, 10), iscrowd=1),
-            annotation((5, 5, 0, 9), mode=BoxMode.XYWH_ABS),
-            annotation((41, 5, 50, 9)),
-            annotation((-3, 0, 10, 10)),
-            annotation((30, 20, 10.9, 10.9), mode=BoxMode.XYWH_ABS),
-        ),
-        record(),
-        record(annotation((5, 5, 5, 9), iscrowd=1)),
-    ]
-    counts = check_annotations("mine", dataset, num_classes=1)
-    assert (counts.images, counts.empty_images, counts.annotations) == (3, 2, 7)
-    assert (counts.crowds, counts.degenerate, counts.outside) == (2, 2, 1)
-    assert counts.objects_per_image.tolist() == [3, 0, 0]
-    assert "3 images (2 without objects), 7 annotations" in str(counts)
-    assert "2 crowd regions, 2 boxes without area; 1 boxes reach beyond" in str(counts)
+@pytest.fixture
+def check_records(train_on, tmp_path, monkeypatch, forget_datasets):
+    """Checks a training on records of x.jpg, a 40 x 30 image, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30)).save("x.jpg")
+
+    def check(*records, num_classes=1, masks=False):
+        DatasetCatalog.register("mine", lambda: [*records])
+        MetadataCatalog.get("mine").set(thing_classes=["a", "b"][:num_classes])
+        cfg = train_on("mine")
+        cfg.DATASETS.TEST = ()
+        cfg.MODEL.MASK_ON = masks
+        check_datasets(cfg)
+
+    return check
 
 
-def test_dataset_without_any_annotation_is_counted():
-    counts = check_annotations("mine", [record(), {"file_name": "y.jpg"}], num_classes=1)
-    assert (counts.images, counts.empty_images, counts.annotations) == (2, 2, 0)
+def test_counts_what_training_leaves_out(check_records, caplog):
+    with caplog.at_level(logging.INFO, logger="d2detr"):
+        check_records(
+            record(
+                annotation(),
+                annotation((-5, 0, 60, 10), iscrowd=1),
+                annotation((5, 5, 0, 9), mode=BoxMode.XYWH_ABS),
+                annotation((41, 5, 50, 9)),
+                annotation((-3, 0, 10, 10)),
+                annotation((30, 20, 10.9, 10.9), mode=BoxMode.XYWH_ABS),
+            ),
+            record(),
+            record(annotation((5, 5, 5, 9), iscrowd=1)),
+        )
+    assert "3 images (2 without objects), 7 annotations" in caplog.text
+    assert "2 crowd regions, 2 boxes without area; 1 boxes reach beyond" in caplog.text
 
 
-@pytest.mark.parametrize("label", [-1, 2])
-def test_category_id_out_of_range_is_located(label):
-    dataset = [record(annotation()), record(annotation(), annotation(label=label, id=77))]
-    with pytest.raises(UserError, match=r"annotation 77 of image x.jpg .*\[0, 1\]"):
-        check_annotations("mine", dataset, num_classes=2)
-
-
-def test_annotation_without_id_is_found_in_the_file(tiny_coco):
-    tiny_coco()
-    dataset = DatasetCatalog.get("tiny")
-    dataset[0]["annotations"][1]["category_id"] = 5
-    with pytest.raises(UserError, match=r"'tiny': annotation 12 of .*instances.json .*a\.jpg"):
-        check_annotations("tiny", dataset, num_classes=2)
-
-
-def test_annotation_without_id_or_file_is_numbered():
-    with pytest.raises(UserError, match="annotation number 2 of image x.jpg"):
-        check_annotations("mine", [record(annotation(), annotation(label=9))], num_classes=2)
-
-
-def test_box_that_is_not_finite():
-    dataset = [record(annotation((0, 0, np.nan, 5), id=4), annotation((0, 0, np.inf, 5), id=5))]
-    with pytest.raises(UserError, match="annotation 4 .*not finite.*2 annotations"):
-        check_annotations("mine", dataset, num_classes=1)
+@pytest.mark.parametrize("label", [-1, 2, None])
+def test_category_id_out_of_range_is_located(check_records, label):
+    records = [record(annotation()), record(annotation(), annotation(label=label, id=77))]
+    with pytest.raises(UserError, match=r"2 classes, .* \[0, 1\].*annotation 77 of image x.jpg"):
+        check_records(*records, num_classes=2)
 
 
 @pytest.mark.parametrize("key", ["bbox", "bbox_mode", "category_id"])
-def test_annotation_that_lacks_a_key(key):
+def test_annotation_that_lacks_a_key(check_records, key):
     broken = annotation(id=6)
     del broken[key]
-    with pytest.raises(UserError, match=f"annotation 6 .*has no '{key}'"):
-        check_annotations("mine", [record(annotation(), broken)], num_classes=1)
+    with pytest.raises(UserError, match=f"annotation 6 of image x.jpg has no '{key}'"):
+        check_records(record(annotation(), broken))
 
 
-def test_masks_are_demanded_only_if_needed():
-    dataset = [record(annotation(id=8), annotation(iscrowd=1))]
-    check_annotations("mine", dataset, num_classes=1)
-    with pytest.raises(UserError, match="annotation 8 .*has no 'segmentation'"):
-        check_annotations("mine", dataset, num_classes=1, needs_masks=True)
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (None, "image number 2 is null"),
+        ({"annotations": []}, "image number 2 has no 'file_name'"),
+        (record(annotations=None), "image number 2 has null as its 'annotations'"),
+        (record(None), "annotation number 2 of image x.jpg is null"),
+    ],
+)
+def test_records_that_are_none(check_records, broken, message):
+    with pytest.raises(UserError, match=message):
+        check_records(record(annotation()), broken)
+
+
+@pytest.mark.parametrize(
+    ("level", "opened", "words"),
+    [
+        ("full", 2, "tiny: 2 images"),
+        ("annotations", 0, "Not looked at: image files"),
+        ("off", 0, "PREFLIGHT is off: annotations and images were not looked at"),
+    ],
+)
+def test_less_is_looked_at_where_that_is_wanted(
+    train_on, tiny_coco, caplog, monkeypatch, level, opened, words
+):
+    directory = tiny_coco()
+    cfg = train_on("tiny")
+    cfg.DATASETS.PREFLIGHT = level
+    files = []
+    real = Image.open
+    monkeypatch.setattr("PIL.Image.open", lambda file: files.append(file) or real(file))
+    with caplog.at_level(logging.INFO, logger="d2detr"):
+        check_datasets(cfg)
+    assert len(files) == opened
+    assert words in caplog.text
+    os.remove(directory / "b.jpg")
+    if opened:
+        with pytest.raises(UserError, match="files of images do not exist"):
+            check_datasets(cfg)
+    else:
+        check_datasets(cfg)
+
+
+def test_annotations_are_checked_without_images(train_on, tiny_coco):
+    tiny_coco(lambda content: content["annotations"][1].update(iscrowd="0"))
+    cfg = train_on("tiny")
+    cfg.DATASETS.PREFLIGHT = "annotations"
+    with pytest.raises(UserError, match=r"(?s)annotation 12 .*check_dataset.py .*instances.json"):
+        check_datasets(cfg)
+
+
+def test_progress_is_logged(train_on, tiny_coco, monkeypatch, caplog):
+    tiny_coco()
+    monkeypatch.setattr("d2detr.doctor.examination.SECONDS_PER_LOG_LINE", 0)
+    with caplog.at_level(logging.INFO, logger="d2detr"):
+        check_datasets(train_on("tiny"))
+    assert "tiny: checked 1 of 2 image files" in caplog.text
+
+
+def test_level_must_be_known(train_on):
+    cfg = train_on("tiny")
+    cfg.DATASETS.PREFLIGHT = "fast"
+    with pytest.raises(UserError, match="'fast'; it must be one of full, annotations, off"):
+        check_datasets(cfg)
 
 
 BITMAP = np.pad(np.ones((10, 10), dtype=np.uint8), ((2, 18), (1, 29)))
 
 
 @pytest.mark.parametrize("bitmap", [BITMAP, BITMAP.astype(bool), torch.from_numpy(BITMAP)])
-def test_bitmaps_are_masks(mask_training, bitmap, caplog):
+def test_bitmaps_are_masks(check_records, bitmap, caplog):
     with caplog.at_level(logging.WARNING, "d2detr.doctor.preflight"):
-        mask_training(bitmap)
+        check_records(record(annotation(segmentation=bitmap)), masks=True)
     assert "masks" not in caplog.text
 
 
@@ -125,6 +174,8 @@ def test_bitmaps_are_masks(mask_training, bitmap, caplog):
     [
         BITMAP[:, 1:],
         {"size": [30, 39], "counts": [30 * 39]},
+        {"size": [30, 40], "counts": [30 * 40, 1]},
+        {"size": [0, 0], "counts": "0"},
         {"counts": [30 * 40]},
         [[1, 2, 11, 12]],
         [[1, 2, 11, 2, 11, 12, 1]],
@@ -132,52 +183,16 @@ def test_bitmaps_are_masks(mask_training, bitmap, caplog):
         "polygon",
     ],
 )
-def test_unusable_masks_stop_mask_training(mask_training, segmentation):
-    with pytest.raises(UserError, match="'masks': 1 masks are neither polygons.*x.jpg"):
-        mask_training(segmentation)
+def test_unusable_masks_stop_mask_training(check_records, segmentation):
+    with pytest.raises(UserError, match="'mine': 1 masks are neither polygons.*x.jpg"):
+        check_records(record(annotation(segmentation=segmentation)), masks=True)
 
 
 @pytest.mark.parametrize("segmentation", [None, []])
-def test_empty_masks_stop_mask_training(mask_training, segmentation):
-    with pytest.raises(UserError, match="number 1 .*has no 'segmentation', which MODEL.MASK_ON"):
-        mask_training(segmentation)
-
-
-@pytest.fixture
-def mask_training(train_on, tmp_path, monkeypatch, forget_datasets):
-    """Checks a training on one image with one object of a given mask."""
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (40, 30)).save("x.jpg")
-
-    def check(segmentation):
-        DatasetCatalog.register(
-            "masks", lambda: [record(annotation(segmentation=segmentation), image_id=1)]
-        )
-        MetadataCatalog.get("masks").set(thing_classes=["a"])
-        cfg = train_on("masks")
-        cfg.DATASETS.TEST = ()
-        cfg.MODEL.DETR.NUM_CLASSES = 1
-        cfg.MODEL.MASK_ON = True
-        check_datasets(cfg)
-
-    return check
-
-
-def test_mask_training_demands_masks(train_on, tiny_coco):
-    tiny_coco()
-    cfg = train_on("tiny")
-    cfg.MODEL.MASK_ON = True
-    with pytest.raises(UserError, match="annotation 11 .*has no 'segmentation'"):
-        check_datasets(cfg)
-
-
-def test_more_objects_than_queries_is_a_warning(train_on, tiny_coco, caplog):
-    tiny_coco()
-    cfg = train_on("tiny")
-    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 1
-    check_datasets(cfg)
-    (warning,) = [line for line in caplog.records if line.levelno == logging.WARNING]
-    assert "1 images have more than 1 objects (at most 2)" in warning.message
+def test_empty_masks_stop_mask_training(check_records, segmentation):
+    records = [record(annotation(segmentation=segmentation), annotation(iscrowd=1))]
+    with pytest.raises(UserError, match="1 annotations have no 'segmentation', which MODEL.MASK"):
+        check_records(*records, masks=True)
 
 
 def test_no_training_dataset(train_on):
@@ -191,7 +206,7 @@ def test_dataset_without_boxes(train_on, tiny_coco, forget_datasets):
     DatasetCatalog.register("pictures", lambda: [{"file_name": name} for name in files])
     cfg = train_on("pictures")
     cfg.MODEL.DETR.NUM_CLASSES = 2
-    with pytest.raises(UserError, match="'pictures' has no boxes"):
+    with pytest.raises(UserError, match="'pictures': 1 images hold no object to train on"):
         check_datasets(cfg)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("tiny",), ("pictures",)
     check_datasets(cfg)
@@ -220,10 +235,10 @@ def test_images_of_every_dataset_are_checked(cfg, tiny_coco, split):
     os.truncate(directory / "b.jpg", 300)
     cfg.DATASETS.TRAIN = ("sound",)
     cfg.DATASETS[split] = ("sound", "broken")
-    with pytest.raises(UserError, match=r"'broken': 1 of its 2 .*b\.jpg"):
+    with pytest.raises(UserError, match=r"'broken': 1 files of images cannot be read.*b\.jpg"):
         check_datasets(cfg)
     os.remove(directory / "b.jpg")
-    with pytest.raises(UserError, match=r"'broken' lacks 1 of its 2 .*b\.jpg"):
+    with pytest.raises(UserError, match=r"'broken': 1 files of images do not exist.*b\.jpg"):
         check_datasets(cfg)
 
 
