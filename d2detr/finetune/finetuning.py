@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -17,8 +16,8 @@ from detectron2.utils.logger import setup_logger
 from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
 from d2detr.config import load_config
 from d2detr.datasets.auto import register_auto_dataset
-from d2detr.datasets.catalog import load_dataset
 from d2detr.datasets.places import require_existing
+from d2detr.doctor.dataset_content import read_split
 from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
 from d2detr.engine.output_folder import claim_output
 from d2detr.engine.trainer import Trainer
@@ -111,18 +110,24 @@ def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in given else weights
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names["train"],), (names["val"],)
     pretrained = _has_trained_transformer(cfg)  # before anything that takes time
-    images = len(load_dataset(names["train"]))
-    classes = len(MetadataCatalog.get(names["train"]).thing_classes)
+    tables = [read_split(name).table for name in (names["train"], names["val"])]
+    most_objects = max(int(table.objects_per_image.max(initial=0)) for table in tables)
     choices = apply_recipe(
         cfg,
-        images,
-        classes,
+        len(tables[0].file_names),
+        len(tables[0].class_names),
+        most_objects,
         pretrained=pretrained,
         base=load_config(config_file),
         num_devices=max(1, args.num_gpus),
         given=given,
     )
     logger.info(f"The recipe, on top of {config_file}:\n{describe_recipe(choices)}")
+    if most_objects > cfg.MODEL.DETR.NUM_OBJECT_QUERIES:
+        logger.warning(
+            f"An image has {most_objects} objects, but MODEL.DETR.NUM_OBJECT_QUERIES is "
+            f"{cfg.MODEL.DETR.NUM_OBJECT_QUERIES}: the others are neither learned nor found."
+        )
     if not pretrained:
         logger.warning(
             "Only the backbone is trained, if anything: DETR then needs far more images and "

@@ -23,6 +23,8 @@ EPOCHS_FROM_SCRATCH = 300
 MAX_BATCH = 16
 MIN_BATCHES_PER_EPOCH = 8
 LONGEST_WARMUP = 500
+# Queries for each object of the fullest image, where the model has too few.
+SPARE_QUERIES = 1.1
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def apply_recipe(
     cfg: CfgNode,
     num_images: int,
     num_classes: int,
+    most_objects: int,
     *,
     pretrained: bool,
     base: CfgNode | None = None,
@@ -58,6 +61,7 @@ def apply_recipe(
         cfg: the config with what the user has set. ``MODEL`` and ``INPUT`` are final.
         num_images: training images.
         num_classes: classes of the dataset.
+        most_objects: objects of the image that has most of them.
         pretrained: whether the transformer starts from trained weights.
         base: the config without what the user has set, whose learning rate fits its batch; None
             for ``cfg`` itself.
@@ -81,12 +85,7 @@ def apply_recipe(
             choices.append(Choice(key, value, reason))
 
     choose("MODEL.DETR.NUM_CLASSES", num_classes, "the classes of the dataset")
-    queries = cfg.MODEL.DETR.NUM_OBJECT_QUERIES
-    choose(
-        "MODEL.DETR.NUM_OBJECT_QUERIES",
-        queries,
-        "kept, because trained queries are worth more than fewer or more of them",
-    )
+    choose("MODEL.DETR.NUM_OBJECT_QUERIES", *_queries(cfg, most_objects))
 
     solver = cfg.SOLVER
     usual = (base or cfg).SOLVER
@@ -120,6 +119,23 @@ def describe_recipe(choices: list[Choice]) -> str:
     """Return the recipe as a table."""
     rows = [(choice.key, choice.value, choice.reason) for choice in choices]
     return tabulate(rows, headers=("key", "value", "why"), maxcolwidths=(None, None, 66))
+
+
+def _queries(cfg: CfgNode, most_objects: int) -> tuple[int, str]:
+    detr = cfg.MODEL.DETR
+    given = detr.NUM_OBJECT_QUERIES
+    if most_objects <= given:
+        return given, "kept, because trained queries are worth more than fewer or more of them"
+    if detr.FREEZE_BOX_MODEL or detr.FROZEN_WEIGHTS:
+        return given, (
+            f"kept, because the box model is frozen: of an image with {most_objects} objects, "
+            f"{most_objects - given} cannot be found"
+        )
+    needed = math.ceil(most_objects * SPARE_QUERIES / 10) * 10
+    return needed, (
+        f"an image has {most_objects} objects, of which {given} queries could find {given}; the "
+        f"{needed - given} new queries start untrained"
+    )
 
 
 def _batch(cfg: CfgNode, num_images: int, num_devices: int) -> tuple[int, str]:

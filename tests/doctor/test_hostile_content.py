@@ -80,6 +80,17 @@ def test_registered_files(cfg, tiny_coco):
     assert 0.1 < passed / (LAST - FIRST) < 0.9  # the test looks at both
 
 
+def test_files_that_are_recognised(cfg, tiny_coco, monkeypatch, tmp_path):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    for seed in range(FIRST, 40):
+        file = str(tiny_coco(spoil(seed), f"seed{seed}") / "instances.json")
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (f"auto:{file}:train",), (f"auto:{file}:val",)
+        verdict = doctor(file)
+        assert trainer(cfg) == verdict, seed
+        if verdict:
+            load_dataset(f"auto:{file}:train")
+
+
 def forget_metadata(name):
     """Let the trainer meet the dataset as if the doctor had not seen it."""
     metadata = MetadataCatalog.pop(name)

@@ -149,6 +149,20 @@ def test_bad_input(arguments, values, message):
         plan_finetuning(arguments(**values))
 
 
+def test_images_with_more_objects_than_queries_are_met_by_more_queries(arguments, tmp_path, caplog):
+    splits = two_splits()
+    content = splits["train"][0]
+    template, first = content["annotations"][0], len(content["annotations"]) + 1
+    content["annotations"] += [
+        {**template, "id": first + i, "image_id": 1, "bbox": [i, i, 9, 9]} for i in range(10)
+    ]
+    FORMATS["coco"](tmp_path / "crowded", splits)
+    with caplog.at_level(logging.INFO):
+        cfg = plan_finetuning(arguments(data=str(tmp_path / "crowded")))
+    assert cfg.MODEL.DETR.NUM_OBJECT_QUERIES == 20
+    assert "objects, of which 10 queries could find 10" in " ".join(caplog.text.split())
+
+
 def test_run_folder_without_a_checkpoint(arguments, tmp_path):
     (tmp_path / "empty").mkdir()
     shutil.copy(get_config_file("quickstart.yaml"), tmp_path / "empty" / "config.yaml")

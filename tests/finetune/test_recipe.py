@@ -1,4 +1,5 @@
 import os
+import re
 
 import pytest
 
@@ -11,7 +12,7 @@ from d2detr.finetune.recipe import apply_recipe, describe_recipe
 def recipe(tiny_cfg, monkeypatch):
     """Returns the values chosen on a machine where ``fitting`` images fit."""
 
-    def apply(num_images, fitting=1000, num_classes=3, pretrained=True, opts=(), **values):
+    def apply(num_images, fitting=1000, objects=7, pretrained=True, opts=(), **values):
         monkeypatch.setattr(
             "d2detr.finetune.recipe.largest_batch", lambda cfg: (fitting, "memory says so")
         )
@@ -22,7 +23,8 @@ def recipe(tiny_cfg, monkeypatch):
         choices = apply_recipe(
             cfg,
             num_images,
-            num_classes,
+            3,
+            objects,
             pretrained=pretrained,
             base=base,
             given=opts[::2],
@@ -43,6 +45,22 @@ def test_follows_from_the_size_of_the_dataset(recipe):
     assert cfg.MODEL.DETR.NUM_CLASSES == 3
     assert cfg.MODEL.DETR.NUM_OBJECT_QUERIES == 10
     assert "39 epochs of 11540 images" in choices["SOLVER.MAX_ITER"].reason
+
+
+@pytest.mark.parametrize(
+    ("objects", "opts", "queries", "reason"),
+    [
+        (10, (), 10, "kept"),
+        (11, (), 20, "11 objects, of which 10 queries could find 10; the 10 new queries"),
+        (143, (), 160, "the 150 new queries start untrained"),
+        (143, ("MODEL.DETR.NUM_OBJECT_QUERIES", "12"), 12, "given"),
+        (143, ("MODEL.DETR.FREEZE_BOX_MODEL", "True"), 10, "frozen.* 133 cannot be found"),
+    ],
+)
+def test_queries_are_raised_for_full_images(recipe, objects, opts, queries, reason):
+    cfg, choices = recipe(5000, objects=objects, opts=opts)
+    assert queries == cfg.MODEL.DETR.NUM_OBJECT_QUERIES
+    assert re.search(reason, choices["MODEL.DETR.NUM_OBJECT_QUERIES"].reason)
 
 
 @pytest.mark.parametrize(
