@@ -1,4 +1,6 @@
 import json
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -92,3 +94,19 @@ def tiny_coco(tmp_path, forget_datasets):
         return directory
 
     return register
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file can grow beyond 20 kB, as on a disk that gets full."""
+
+    @contextmanager
+    def limit():
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

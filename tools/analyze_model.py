@@ -5,13 +5,11 @@ Needs neither weights nor datasets.
 """
 
 import argparse
-import json
-from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.config import load_config
 from d2detr.engine import exit_on_user_error
-from d2detr.errors import UserError
+from d2detr.files import write_json
 from d2detr.measure import COST_TASKS, analyze, parse_size
 
 
@@ -34,10 +32,7 @@ def main(args: argparse.Namespace) -> None:
     print(analysis.describe(args.depth))
     if args.json:
         source = {"config_file": args.config_file, "size": size, "batch": args.batch}
-        try:
-            Path(args.json).write_text(json.dumps({**source, **analysis.as_dict()}, indent=2))
-        except OSError as error:
-            raise UserError(f"--json {args.json} cannot be written: {error}.") from error
+        write_json(args.json, {**source, **analysis.as_dict()}, indent=2)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 """Measure speed and memory, also beside another implementation of DETR in the same run."""
 
 import argparse
-import json
 from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
+from d2detr.files import write_json
 from d2detr.measure import AMP, TASKS, Workload, format_report, parse_size, run_benchmark
 from d2detr.measure.timing import profile_step
 from d2detr.measure.workload import DATASET_IMAGES
@@ -72,7 +72,7 @@ def main() -> None:
         report = run_benchmark(args.task, workload, compare=args.compare, rounds=rounds)
     print(format_report(report))
     if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+        write_json(args.json, report, indent=2)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from d2detr.checkpoint.original import to_original
 from d2detr.checkpoint.releases import RELEASES
 from d2detr.config import load_config
 from d2detr.errors import UserError
+from d2detr.files import make_folder, open_replacing, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -110,8 +111,9 @@ def convert_checkpoint(
         return
     renamed = OrderedDict(to_original(weights) if to == "original" else weights)
     metadata.describe(renamed, **facts)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": renamed}, output)
+    make_folder(Path(output).parent)
+    with open_replacing(output, "wb") as file:
+        torch.save({"model": renamed}, file)
 
 
 def huggingface_config(
@@ -175,13 +177,15 @@ def write_huggingface(
         class_names: in order, where known.
         architecture: what ``weights`` do not tell.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     config = huggingface_config(weights, class_names, architecture)
     hub = {key: value.contiguous().clone() for key, value in to_huggingface(weights).items()}
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(hub, folder / "model.safetensors", metadata={"format": "pt"})
+    make_folder(folder.parent)
+    with replacing(folder) as partial:
+        partial.mkdir()
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        (partial / "model.safetensors").write_bytes(save(hub, metadata={"format": "pt"}))
 
 
 def _facts_of_release(name: str) -> dict[str, Any]:

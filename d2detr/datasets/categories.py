@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from d2detr.classes import resolve_classes
 from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
-from d2detr.files import read_json
+from d2detr.files import read_json, write_json
 
 CATEGORIES_FILE = "classes.json"
 
@@ -101,7 +100,7 @@ def write_categories(cfg: CfgNode) -> None:
     """
     categories = categories_of(cfg.DATASETS.TRAIN[0])
     if categories is not None:
-        Path(cfg.OUTPUT_DIR, CATEGORIES_FILE).write_text(json.dumps(categories))
+        write_json(Path(cfg.OUTPUT_DIR, CATEGORIES_FILE), categories)
 
 
 def read_categories(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,10 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Instances
+from detectron2.utils import comm
 from torch import Tensor
+
+from d2detr.files import replacing_in
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +17,7 @@ logger = logging.getLogger(__name__)
 class FastCOCOEvaluator(COCOEvaluator):
     """Detectron2's evaluator with masks encoded where they are, all of an image at once.
 
-    Predicted masks are evaluated if the dataset has masks, too.
+    Predicted masks are evaluated if the dataset has masks, too. Files are written as a whole.
     """
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -27,6 +30,17 @@ class FastCOCOEvaluator(COCOEvaluator):
                 results = self._predictions[-1]["instances"]
                 for result, rle in zip(results, encode_masks(masks), strict=True):
                     result["segmentation"] = rle
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any] | None:
+        """Evaluate; see the base class."""
+        folder = self._output_dir
+        if not (folder and comm.is_main_process()):
+            return super().evaluate(img_ids)
+        try:
+            with replacing_in(folder) as self._output_dir:
+                return super().evaluate(img_ids)
+        finally:
+            self._output_dir = folder
 
     def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
         tasks = super()._tasks_from_predictions(predictions)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from d2detr.datasets.panoptic import read_segment_ids
 from d2detr.errors import UserError
 from d2detr.evaluation.panoptic_quality import PanopticQuality
+from d2detr.files import replacing, write_json
 
 _IMAGES_PER_TASK = 50
 # To start a process takes as long as to compare some hundred images.
@@ -35,7 +36,8 @@ class PanopticEvaluator(DatasetEvaluator):
     Every image is written at once, so that memory does not grow: ``panoptic/*.png`` and
     ``panoptic.json`` in the output directory are in the format of a COCO submission. Each worker
     evaluates the images that it predicted, if there are many in several processes. Images that
-    were not predicted do not count. Files are called like those of the truth.
+    were not predicted do not count. Files are called like those of the truth; where it names them
+    by paths from outside its folder, the predictions have their base names.
 
     Args:
         dataset_name: a registered panoptic dataset; ``panoptic_json`` and ``panoptic_root`` of its
@@ -44,14 +46,20 @@ class PanopticEvaluator(DatasetEvaluator):
         num_processes: per worker; None takes up to 8, as many as there are CPU cores.
 
     Raises:
-        UserError: ``panoptic_json`` is not in COCO's panoptic format.
+        UserError: ``panoptic_json`` is not in COCO's panoptic format, or the predictions would be
+            written over the truth.
     """
 
     def __init__(self, dataset_name: str, output_dir: str, num_processes: int | None = None):
         self._metadata = MetadataCatalog.get(dataset_name)
         self._directory = Path(output_dir)
         truth, _ = _read_truth(self._metadata.panoptic_json)
-        self._file_names = {image_id: x["file_name"] for image_id, x in truth.items()}
+        self._file_names = _names_of_predictions(truth)
+        if Path(self._metadata.panoptic_root).resolve() == (self._directory / "panoptic").resolve():
+            raise UserError(
+                f"The true segmentations of {dataset_name} are in {self._directory / 'panoptic'}, "
+                "where the predictions would overwrite them. Choose another OUTPUT_DIR."
+            )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         self._num_processes = num_processes or min(8, cores)
         # Apart, because some models number stuff for itself.
@@ -108,7 +116,7 @@ class PanopticEvaluator(DatasetEvaluator):
             return None
         quality.counts = sum(counts)
         content = {"annotations": list(itertools.chain(*predictions))}
-        (self._directory / "panoptic.json").write_text(json.dumps(content))
+        write_json(self._directory / "panoptic.json", content)
         return OrderedDict(panoptic_seg=self._summarize(quality))
 
     def _summarize(self, quality: PanopticQuality) -> dict[str, float]:
@@ -200,6 +208,20 @@ def _read_truth(file_name: str) -> tuple[dict[int, dict[str, Any]], list[int]]:
     return annotations, [category["id"] for category in content["categories"]]
 
 
+def _names_of_predictions(truth: dict[int, dict[str, Any]]) -> dict[int, str]:
+    """Name the file of each image's prediction, below the folder of the predictions."""
+    names: dict[int, str] = {}
+    taken = set()
+    for image_id, annotation in truth.items():
+        path = Path(os.path.normpath(annotation["file_name"]))
+        name = path.name if path.is_absolute() or ".." in path.parts else str(path)
+        if name in taken:
+            name = f"{image_id}_{path.name}"
+        taken.add(name)
+        names[image_id] = name
+    return names
+
+
 def _compare_files(
     category_ids: list[int], true_directory: Path, directory: Path, pairs: list[tuple[dict, dict]]
 ) -> np.ndarray:
@@ -218,4 +240,5 @@ def _compare_files(
 def _write_segment_ids(file: Path, ids: np.ndarray) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)  # the truth may be in several folders
     colors = np.stack((ids, ids >> 8, ids >> 16), axis=-1).astype(np.uint8)
-    Image.fromarray(colors).save(file)
+    with replacing(file, durable=False) as partial:
+        Image.fromarray(colors).save(partial)

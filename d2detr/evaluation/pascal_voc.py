@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.evaluation import (
-    COCOEvaluator,
     DatasetEvaluator,
     DatasetEvaluators,
     PascalVOCDetectionEvaluator,
 )
+
+from d2detr.evaluation.coco_evaluation import FastCOCOEvaluator
 
 
 def build_voc_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
@@ -22,7 +23,7 @@ def build_voc_evaluator(dataset_name: str, output_dir: str) -> DatasetEvaluator:
         output_dir: gets the annotations in COCO's format, and the results.
     """
     # The fast implementation takes numbers as image ids only; those of VOC are words.
-    coco = COCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
+    coco = FastCOCOEvaluator(dataset_name, output_dir=output_dir, use_fast_impl=False)
     return DatasetEvaluators([coco, _VocEvaluator(dataset_name)])
 
 

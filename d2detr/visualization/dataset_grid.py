@@ -14,6 +14,7 @@ from PIL import Image
 from d2detr.data.dataset_mapper import DetrDatasetMapper, build_dataset_mapper
 from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
+from d2detr.files import make_folder, replacing
 from d2detr.visualization.drawing import draw_instances
 from d2detr.visualization.results import make_grid
 
@@ -51,8 +52,9 @@ def draw_data(
     data = [mapper(records[index]) for index in chosen]
     np.random.set_state(state)
     pictures = [_draw(item, image_format, metadata) for item in data]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(make_grid(pictures, columns)).save(output)
+    make_folder(Path(output).parent)
+    with replacing(output) as partial:
+        Image.fromarray(make_grid(pictures, columns)).save(partial)
 
 
 def _annotation_mapper(records: list[dict[str, Any]]) -> DetrDatasetMapper:

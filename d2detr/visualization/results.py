@@ -16,6 +16,7 @@ from d2detr.data.dataset_mapper import annotations_to_instances
 from d2detr.datasets.catalog import load_dataset
 from d2detr.datasets.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
+from d2detr.files import make_folder, replacing
 from d2detr.visualization.drawing import (
     PanopticSeg,
     draw_panoptic,
@@ -104,8 +105,9 @@ def draw_results(
                 pixels, "RGB", truth, predictions, metadata, score_threshold
             )
         pictures.append(picture)
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(make_grid(pictures, columns)).save(output)
+    make_folder(Path(output).parent)
+    with replacing(output) as partial:
+        Image.fromarray(make_grid(pictures, columns)).save(partial)
     return {kind: sum(x[kind] for x in mistakes) for kind in KINDS} if mistakes else {}
 
 

@@ -182,6 +182,34 @@ def test_images_of_one_name_in_several_folders(dataset, tmp_path, changed_metada
     assert len(list((tmp_path / "panoptic").glob("*/0.png"))) == len(dataset)
 
 
+def test_predictions_are_never_written_over_the_truth(dataset, tmp_path, changed_metadata):
+    metadata = MetadataCatalog.get(NAME)
+    truth, content = tmp_path / "truth", json.loads(Path(metadata.panoptic_json).read_text())
+    for number, annotation in enumerate(content["annotations"]):
+        file = truth / str(number % 2) / f"{number // 2}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(metadata.panoptic_root, annotation["file_name"]), file)
+        annotation["file_name"] = str(file)
+    before = {file: file.read_bytes() for file in truth.rglob("*.png")}
+    panoptic_json = tmp_path / "truth.json"
+    panoptic_json.write_text(json.dumps(content))
+    name = changed_metadata(panoptic_json=str(panoptic_json), panoptic_root="/elsewhere")
+
+    def predict_nothing(record):
+        ids, _ = perfect_output(record)["panoptic_seg"]
+        return {"panoptic_seg": (0 * ids, [])}
+
+    results = run(PanopticEvaluator(name, str(tmp_path / "out")), dataset, predict_nothing)
+    assert results["panoptic_seg"]["PQ"] == 0
+    assert {file: file.read_bytes() for file in truth.rglob("*.png")} == before
+    assert len(list((tmp_path / "out" / "panoptic").glob("*.png"))) == len(dataset)
+
+    MetadataCatalog.pop(name)
+    name = changed_metadata(panoptic_root=str(tmp_path / "out" / "panoptic"))
+    with pytest.raises(UserError, match="would overwrite them. Choose another OUTPUT_DIR"):
+        PanopticEvaluator(name, str(tmp_path / "out"))
+
+
 def test_truth_without_area_and_iscrowd(dataset, tmp_path, changed_metadata):
     content = json.loads(Path(MetadataCatalog.get(NAME).panoptic_json).read_text())
     for annotation in content["annotations"]:
