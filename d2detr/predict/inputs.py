@@ -49,6 +49,7 @@ class Video:
         source: a path, or the number of a webcam.
 
     Attributes:
+        source: as given.
         frames_per_second: of the video, 30 if it does not say.
         num_frames: None if it is not known, as of a webcam.
 
@@ -58,6 +59,7 @@ class Video:
 
     def __init__(self, source: str | int):
         cv2 = import_opencv()
+        self.source = source
         if isinstance(source, str):
             require_existing(source, "--video-input")
         self._capture = cv2.VideoCapture(source)

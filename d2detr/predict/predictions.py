@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import contextmanager
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
@@ -17,12 +19,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2detr.errors import UserError
-from d2detr.files import make_folder
+from d2detr.files import make_folder, replacing, write_json
 from d2detr.predict.inputs import Video, VideoWriter
 from d2detr.predict.predictor import Predictor, read_rgb
 from d2detr.visualization.drawing import draw_instances, draw_segments
 
 RESULTS_FILE = "coco_instances_results.json"
+UNFINISHED_RESULTS_FILE = "coco_instances_results.jsonl"
+VIDEO_FILE = "predictions.mp4"
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,9 @@ def predict_images(
     Of a panoptic model the pictures show the segmentation, otherwise the detections.
 
     Image ids are the positions in ``images.json``, which is written too and has the form of the
-    "images" and "categories" of a COCO file.
+    "images" and "categories" of a COCO file. What is found before an interruption is in both files,
+    too; a process that is killed leaves it in ``coco_instances_results.jsonl``, a line with "image"
+    and "annotations" for each image. No picture is written over one of ``files``.
 
     Args:
         predictor: the model.
@@ -47,30 +53,23 @@ def predict_images(
         The files that cannot be read, which are left out, each with the reason.
     """
     output = make_folder(output)
-    images, results, unreadable = [], [], []
-    names = _picture_names(files)
+    unreadable = []
+    pictures = _picture_paths(files, output)
     progress = tqdm(total=len(files), desc="Predicting", unit="image")
-    for batch in _batches(files, batch_size):
-        pixels = {}
-        for file in batch:
-            try:
-                pixels[file] = read_rgb(file)
-            except UserError as error:
-                unreadable.append(str(error))
-        outputs = predictor(list(pixels.values()))
-        for (file, rgb), found in zip(pixels.items(), outputs, strict=True):
-            instances = found["instances"]
-            height, width = rgb.shape[:2]
-            image_id = len(images) + 1
-            images.append({"id": image_id, "file_name": file, "width": width, "height": height})
-            results.extend(_coco_results(instances, image_id, predictor))
-            picture = _draw(rgb, found, predictor)
-            Image.fromarray(picture).save(output / names[file])
-        progress.update(len(batch))
-    progress.close()
-    description = {"images": images, "categories": predictor.categories or []}
-    (output / "images.json").write_text(json.dumps(description))
-    (output / RESULTS_FILE).write_text(json.dumps(results))
+    with _writing_results(output, predictor, writes_images=True) as results, progress:
+        for batch in _batches(files, batch_size):
+            pixels = {}
+            for file in batch:
+                try:
+                    pixels[file] = read_rgb(file)
+                except UserError as error:
+                    unreadable.append(str(error))
+            outputs = predictor(list(pixels.values()))
+            for (file, rgb), found in zip(pixels.items(), outputs, strict=True):
+                results.add(found["instances"], rgb, file)
+                with replacing(pictures[file], durable=False) as partial:
+                    Image.fromarray(_draw(rgb, found, predictor)).save(partial)
+            progress.update(len(batch))
     return unreadable
 
 
@@ -80,26 +79,77 @@ def predict_video(
     """Write a video of the detections, and ``coco_instances_results.json`` with frames as ids.
 
     A webcam is read until Ctrl-C, after which everything is written as usual.
+
+    Raises:
+        UserError: the video to write is the one that is read.
     """
     output = make_folder(output)
-    writer = VideoWriter(output / "predictions.mp4", video.frames_per_second)
-    results: list[dict[str, Any]] = []
+    if os.path.realpath(output / VIDEO_FILE) == os.path.realpath(str(video.source)):
+        raise UserError(f"{video.source} would be overwritten. Choose another --output.")
     progress = tqdm(total=video.num_frames, desc="Predicting", unit="frame")
-    frame = 0
-    try:
-        for batch in _batches(video, batch_size):
-            for rgb, found in zip(batch, predictor(batch), strict=True):
-                frame += 1
-                instances = found["instances"]
-                results.extend(_coco_results(instances, frame, predictor))
-                writer.write(_draw(rgb, found, predictor))
-                progress.update()
-    except KeyboardInterrupt:
-        logger.info("Stopped.")
-    finally:
-        progress.close()
-        writer.close()
-        (output / RESULTS_FILE).write_text(json.dumps(results))
+    with (
+        replacing(output / VIDEO_FILE) as partial,
+        _writing_results(output, predictor) as results,
+        progress,
+    ):
+        writer = VideoWriter(partial, video.frames_per_second)
+        try:
+            for batch in _batches(video, batch_size):
+                for rgb, found in zip(batch, predictor(batch), strict=True):
+                    results.add(found["instances"], rgb)
+                    writer.write(_draw(rgb, found, predictor))
+                    progress.update()
+        except KeyboardInterrupt:
+            logger.info("Stopped.")
+        finally:
+            writer.close()
+
+
+class _Results:
+    """What is found, in COCO's format, written line by line as it comes.
+
+    Args:
+        lines: where each image's line is written.
+        categories: dicts with "id" of the model's classes; None numbers them.
+    """
+
+    def __init__(self, lines: IO[str], categories: list[dict[str, Any]] | None):
+        self._lines = lines
+        self._categories = categories
+        self.images: list[dict[str, Any]] = []
+        self.annotations: list[dict[str, Any]] = []
+
+    def add(self, instances: Instances, rgb: np.ndarray, file: str | None = None) -> None:
+        """Add the detections of an image, or of the next frame where there is no ``file``."""
+        height, width = rgb.shape[:2]
+        image = {"id": len(self.images) + 1, "width": width, "height": height}
+        if file is not None:
+            image["file_name"] = file
+        annotations = instances_to_coco_json(instances, image["id"])
+        for annotation in annotations:
+            if self._categories is not None:
+                annotation["category_id"] = self._categories[annotation["category_id"]]["id"]
+        self.images.append(image)
+        self.annotations.extend(annotations)
+        self._lines.write(json.dumps({"image": image, "annotations": annotations}) + "\n")
+        self._lines.flush()
+
+
+@contextmanager
+def _writing_results(
+    output: Path, predictor: Predictor, writes_images: bool = False
+) -> Iterator[_Results]:
+    unfinished = output / UNFINISHED_RESULTS_FILE
+    with open(unfinished, "w") as lines:
+        results = _Results(lines, predictor.categories)
+        try:
+            yield results
+        finally:
+            if writes_images:
+                description = {"images": results.images, "categories": predictor.categories or []}
+                write_json(output / "images.json", description)
+            write_json(output / RESULTS_FILE, results.annotations)
+            unfinished.unlink()
 
 
 def _draw(rgb: np.ndarray, found: dict[str, Any], predictor: Predictor) -> np.ndarray:
@@ -108,27 +158,23 @@ def _draw(rgb: np.ndarray, found: dict[str, Any], predictor: Predictor) -> np.nd
     return draw_instances(rgb, found["instances"], predictor.metadata)
 
 
-def _coco_results(
-    instances: Instances, image_id: int, predictor: Predictor
-) -> list[dict[str, Any]]:
-    results = instances_to_coco_json(instances, image_id)
-    for result in results:
-        if predictor.categories is not None:
-            result["category_id"] = predictor.categories[result["category_id"]]["id"]
-    return results
-
-
-def _picture_names(files: list[str]) -> dict[str, str]:
-    """Name the pictures like the files; those of equal names get the names of their folders."""
-    by_name: dict[str, list[str]] = {}
+def _picture_paths(files: list[str], output: Path) -> dict[str, Path]:
+    """Name the pictures like the files, or like their whole paths where that is not enough."""
+    taken = {os.path.realpath(file) for file in files}
+    images_of_stem = Counter(Path(file).stem for file in files)
+    paths: dict[str, Path] = {}
     for file in files:
-        by_name.setdefault(Path(file).stem, []).append(file)
-    names = {}
-    for stem, same in by_name.items():
-        for file in same:
-            parts = Path(os.path.abspath(file)).with_suffix("").parts[1:]
-            names[file] = (stem if len(same) == 1 else "_".join(parts)) + ".jpg"
-    return names
+        path = Path(os.path.abspath(file))
+        whole = "_".join(path.parts[1:])
+        names = [f"{path.stem}.jpg"] if images_of_stem[path.stem] == 1 else []
+        numbered = (f"{whole}_{number}.jpg" for number in count(2))
+        for name in chain(names, [f"{whole}.jpg"], numbered):
+            place = os.path.realpath(output / name)
+            if place not in taken:
+                taken.add(place)
+                paths[file] = output / name
+                break
+    return paths
 
 
 def _batches(items: Any, size: int) -> Iterator[list]:

@@ -145,6 +145,39 @@ def test_pictures_of_equal_names_do_not_overwrite_each_other(run, images, tmp_pa
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
 
 
+def test_no_picture_is_written_over_an_input_or_another_picture(run, images):
+    for name in ("0.png", "1.png", "2.png"):
+        Image.open(images / name).save(images / f"{name[0]}.jpg")
+    (images / "single.jpg").write_bytes((images / "0.jpg").read_bytes())
+    before = {x: x.read_bytes() for x in images.iterdir()}
+    assert not predict_images(d2detr.Predictor(run), find_images([str(images)]), images)
+    assert {x: x.read_bytes() for x in before} == before
+    assert len(list(images.glob("*.jpg"))) == 4 + 7
+
+
+def test_interrupted_prediction_keeps_what_it_found(run, images, tmp_path):
+    predictor, output = d2detr.Predictor(run, score_threshold=0), tmp_path / "out"
+
+    class Interrupted:
+        categories, metadata = predictor.categories, predictor.metadata
+        left = 2
+
+        def __call__(self, batch):
+            lines = (output / "coco_instances_results.jsonl").read_text().splitlines()
+            assert [json.loads(line)["image"]["id"] for line in lines] == [1, 2][: 2 - self.left]
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return predictor(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_images(Interrupted(), find_images([str(images)]), output)
+    results = json.loads((output / "coco_instances_results.json").read_text())
+    assert {x["image_id"] for x in results} == {1, 2}
+    assert len(json.loads((output / "images.json").read_text())["images"]) == 2
+    assert not (output / "coco_instances_results.jsonl").exists()
+
+
 def test_pictures_are_the_same_in_every_run(run, images, tmp_path):
     predictor = d2detr.Predictor(run, score_threshold=0)
     for folder in ("a", "b"):
@@ -225,6 +258,9 @@ def test_video(run, tmp_path):
     predict_video(predictor, Video(str(tmp_path / "in.mp4")), tmp_path / "out", batch_size=2)
     results = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert {x["image_id"] for x in results} == {1, 2, 3, 4, 5}
+    with pytest.raises(UserError, match="predictions.mp4 would be overwritten"):
+        video = Video(str(tmp_path / "out" / "predictions.mp4"))
+        predict_video(predictor, video, tmp_path / "out")
     frames = list(Video(str(tmp_path / "out" / "predictions.mp4")))
     assert len(frames) == 5
     assert frames[0].shape == (256, 256, 3)
