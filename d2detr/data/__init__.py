@@ -7,6 +7,7 @@ from d2detr.data.dataset_mapper import (
     build_dataset_mapper,
 )
 from d2detr.data.loader import ResumableTrainLoader, in_batches
+from d2detr.data.randomness import seed_random_numbers
 
 # Where these were before they got a room of their own.
 from d2detr.datasets import (
@@ -30,5 +31,6 @@ __all__ = [
     "register_shapes",
     "register_shapes_split",
     "resolve_num_classes",
+    "seed_random_numbers",
     "short_side_shape",
 ]

@@ -32,8 +32,8 @@ class DetrDatasetMapper:
     left (after a crop, for example) are removed. Boxes stay those of the annotations: a crop cuts
     them, but does not tighten them around what is left of the mask.
 
-    Augmentation draws from NumPy's global random state, which Detectron2 seeds in every worker of
-    its loaders, so that ``cfg.SEED`` and ``DATALOADER.NUM_WORKERS`` fix the result.
+    Augmentation draws from NumPy's global random state, which the training loader seeds for every
+    image.
     """
 
     @configurable
