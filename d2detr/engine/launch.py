@@ -1,24 +1,44 @@
 """What a command-line tool does before and around its work."""
 
 import argparse
+import errno
+import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import launch
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.env import seed_all_rng
 
+from d2detr.checkpoint.saving import WholeFiles
 from d2detr.config import load_config
+from d2detr.engine.interruption import (
+    Interruption,
+    handling_signals,
+    interrupt,
+    pass_on_to_children,
+)
+from d2detr.engine.output_folder import set_run_aside
+from d2detr.engine.run_log import describe_run, set_up_logging
 from d2detr.errors import UserError
 from d2detr.files import make_folder
 
+logger = logging.getLogger(__name__)
+
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config of the command line, start logging and write ``config.yaml``.
+    """Read the config of the command line, start logging, write ``config.yaml`` and seed.
+
+    A run that is in the output folder already, and that ``args`` does not resume or evaluate, is
+    set aside in ``previous-N`` there.
 
     Args:
         args: of Detectron2's ``default_argument_parser``.
@@ -27,14 +47,40 @@ def setup(args: argparse.Namespace) -> CfgNode:
         The frozen config.
     """
     cfg = load_config(args.config_file, args.opts)
+    evaluates = getattr(args, "eval_only", False)
+    rank, output = comm.get_rank(), cfg.OUTPUT_DIR
+    previous = None
+    if "://" not in output and comm.is_main_process():
+        make_folder(output)
+        previous = None if args.resume or evaluates else set_run_aside(output)
+    previous = comm.all_gather(previous)[0]
+    if previous is not None:
+        cfg.MODEL.WEIGHTS = _follow(cfg.MODEL.WEIGHTS, output, previous)
+        cfg.MODEL.DETR.FROZEN_WEIGHTS = _follow(cfg.MODEL.DETR.FROZEN_WEIGHTS, output, previous)
     cfg.freeze()
-    if "://" not in cfg.OUTPUT_DIR:
-        make_folder(cfg.OUTPUT_DIR)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="d2detr")
-    default_setup(cfg, args)
+    set_up_logging(output, rank)
+    describe_run(cfg, args)
+    if previous is not None:
+        logger.warning(
+            f"{output} holds another run, which is in {previous} now. To go on with it, move it "
+            "back and add --resume."
+        )
+    if comm.is_main_process():
+        with WholeFiles().open(os.path.join(output, "config.yaml"), "w") as file:
+            file.write(cfg.dump())
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not evaluates:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     if cfg.MODEL.DEVICE == "cpu":
         logger.warning("There is no GPU, or MODEL.DEVICE is cpu: this runs on the CPU.")
     return cfg
+
+
+def _follow(weights: str, output: str, previous: Path) -> str:
+    """Return where weights are, after the run that they may belong to was moved."""
+    moved = previous / Path(weights).name
+    was_inside = weights and Path(weights).resolve().parent == Path(output).resolve()
+    return str(moved) if was_inside and moved.exists() else weights
 
 
 def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -43,14 +89,15 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
     A :class:`UserError` ends the program with its message alone and status 1.
     """
     try:
-        launch(
-            _run_worker,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(main, args),
-        )
+        with handling_signals(pass_on_to_children):
+            launch(
+                _run_worker,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(main, args),
+            )
     except torch.multiprocessing.ProcessExitedException as error:
         sys.exit(error.exit_code)
 
@@ -62,8 +109,21 @@ def _run_worker(main: Callable[[argparse.Namespace], Any], args: argparse.Namesp
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """End the program with a :class:`UserError`'s message alone and status 1."""
+    """End the program with a :class:`UserError`'s message alone and status 1.
+
+    A signal ends it with one sentence, too, and 128 and its number as the status; a full disk with
+    status 1.
+    """
     try:
-        yield
+        with handling_signals(interrupt):
+            yield
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Interruption as interruption:
+        if comm.is_main_process():
+            print(interruption, file=sys.stderr)
+        sys.exit(128 + interruption.signal)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        sys.exit(f"error: {error.filename or 'The output'} cannot be written: {error.strerror}.")

@@ -1,13 +1,14 @@
 import logging
 import time
+import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -18,8 +19,15 @@ from d2detr.checkpoint import (
     load_frozen_weights,
     load_weights,
 )
-from d2detr.data import ResumableTrainLoader, build_dataset_mapper, in_batches
+from d2detr.checkpoint.saving import FINAL_MODEL, RunCheckpointer, is_whole
+from d2detr.data import (
+    ResumableTrainLoader,
+    build_dataset_mapper,
+    in_batches,
+    seed_random_numbers,
+)
 from d2detr.datasets import write_categories
+from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
@@ -27,6 +35,7 @@ from d2detr.engine.preparation import on_main_process, prepare
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.writers import ErrorPrinter
 from d2detr.evaluation import build_evaluator
+from d2detr.files import remove_partial
 from d2detr.modeling import DETR
 
 logger = logging.getLogger(__name__)
@@ -35,8 +44,11 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's trainer with DETR's data, optimizer and evaluators.
 
-    Resuming continues the iteration, the optimizer, the schedule and the order of the images.
-    Losses are logged with one device-to-host copy per iteration.
+    Resuming continues the iteration, the optimizer, the schedule, the order of the images and all
+    random numbers: on a CPU, an interrupted training ends with the very weights of an unbroken one.
+    SIGINT and SIGTERM let the iteration end and write a checkpoint before they raise
+    :class:`d2detr.engine.interruption.Interruption`. Losses are logged with one device-to-host copy
+    per iteration.
 
     Args:
         cfg: a config with DETR's keys.
@@ -65,8 +77,10 @@ class Trainer(DefaultTrainer):
         """
         model, weights = self.checkpointer.model, self.cfg.MODEL.WEIGHTS
         detr, trusted = self.cfg.MODEL.DETR, self.cfg.MODEL.WEIGHTS_TRUSTED
-        if resume and self.checkpointer.has_checkpoint():
-            super().resume_or_load(resume)
+        checkpoint = self.checkpointer.find_checkpoint() if resume else ""
+        if checkpoint:
+            self.checkpointer.load(checkpoint)
+            self.start_iter = self.iter + 1
         elif detr.FROZEN_WEIGHTS:  # MODEL.WEIGHTS is empty then
             load_frozen_weights(model, detr.FROZEN_WEIGHTS, trusted=trusted)
         else:
@@ -75,21 +89,72 @@ class Trainer(DefaultTrainer):
                 check_box_model_is_trained(report, f"MODEL.WEIGHTS {weights}")
         self.data_loader.start_iter = self.start_iter
 
+    def build_hooks(self) -> list[HookBase]:
+        self.checkpointer = RunCheckpointer(
+            self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self._stop = StopOnSignal(self.checkpointer)
+        built = super().build_hooks()
+        model = self.checkpointer.model
+        if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
+            pictures = PredictionPictures(
+                model,
+                self.cfg.VIS_PERIOD,
+                image_format=self.cfg.INPUT.FORMAT,
+                dataset_name=self.cfg.DATASETS.TRAIN[0],
+            )
+            built.insert(-1, pictures)  # before what writes them
+        evaluation = next(i for i, x in enumerate(built) if isinstance(x, hooks.EvalHook))
+        return [*built[:evaluation], self._stop, *built[evaluation:]]
+
     def train(self) -> dict[str, Any] | None:
-        """Train; returns the last evaluation's results, or None without evaluation."""
-        super().train()
+        """Train; returns the last evaluation's results, or None without evaluation.
+
+        Raises:
+            Interruption: SIGINT or SIGTERM came; the message says how to go on.
+        """
+        if comm.is_main_process():
+            remove_partial(self.cfg.OUTPUT_DIR)
+            self._complete_finished_training()
+        with self._stop.watching():
+            super().train()
         return getattr(self, "_last_eval_results", None)
+
+    def stop_loading(self) -> None:
+        """End the processes that load the training data; nothing can be trained afterwards."""
+        close = getattr(self._trainer._data_loader_iter, "close", None)
+        if close is not None:
+            close()
+
+    def _complete_finished_training(self) -> None:
+        final = Path(self.cfg.OUTPUT_DIR, f"{FINAL_MODEL}.pth")
+        is_finished = 0 < self.start_iter == self.max_iter
+        if is_finished and not is_whole(final):
+            logger.warning(f"{final} cannot be read, though training is over: writing it.")
+            self.checkpointer.save(FINAL_MODEL, iteration=self.iter)
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # Detectron2 counts one more if nothing was left
+        if not self._stop.received:
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            if not isinstance(hook, hooks.EvalHook | hooks.BestCheckpointer):
+                hook.after_train()
 
     def run_step(self) -> None:
         # Detectron2's own steps wait for the device once per loss, and need CUDA for AMP.
         start = time.perf_counter()
         data = next(self._trainer._data_loader_iter)
         data_time = time.perf_counter() - start
+        seed_random_numbers(self.data_loader.seed, self.iter, comm.get_rank())
         try:
             losses = self._step.compute_gradients(data)
         except FloatingPointError as error:
             raise FloatingPointError(self._explain_divergence(error, data)) from None
         self._log_losses(losses, data_time)
+        self._stop.begin_update()
         self._step.update()
 
     def _explain_divergence(self, error: FloatingPointError, data: list[dict[str, Any]]) -> str:
@@ -102,28 +167,15 @@ class Trainer(DefaultTrainer):
 
     def _log_losses(self, losses: dict[str, Tensor], data_time: float) -> None:
         values = torch.stack([x.float() for x in losses.values()]).tolist()
-        gathered = comm.gather((values, data_time))
-        if not comm.is_main_process():
-            return
-        mean = np.mean([values for values, _ in gathered], axis=0)
+        gathered = comm.all_gather((values, data_time, self._stop.received))
+        self._stop.agree(signal for _, _, signal in gathered)
+        mean = np.mean([values for values, _, _ in gathered], axis=0)
         named = dict(zip(losses, mean.tolist(), strict=True))
         if not np.isfinite(mean).all():
             raise FloatingPointError(f"A loss is not finite at iteration {self.iter}: {named}.")
-        self.storage.put_scalars(total_loss=mean.sum().item(), **named)
-        self.storage.put_scalar("data_time", max(data_time for _, data_time in gathered))
-
-    def build_hooks(self) -> list[HookBase]:
-        built = super().build_hooks()
-        model = self.checkpointer.model
-        if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
-            pictures = PredictionPictures(
-                model,
-                self.cfg.VIS_PERIOD,
-                image_format=self.cfg.INPUT.FORMAT,
-                dataset_name=self.cfg.DATASETS.TRAIN[0],
-            )
-            built.insert(-1, pictures)  # before what writes them
-        return built
+        if comm.is_main_process():
+            self.storage.put_scalars(total_loss=mean.sum().item(), **named)
+            self.storage.put_scalar("data_time", max(data_time for _, data_time, _ in gathered))
 
     def build_writers(self) -> list[EventWriter]:
         printer, *others = super().build_writers()
@@ -175,9 +227,9 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
     """
     prepare(cfg, is_train=False, with_weights=not (resume and holds_checkpoint(cfg.OUTPUT_DIR)))
     model = Trainer.build_model(cfg)
-    checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    resumes = resume and checkpointer.has_checkpoint()
-    weights = checkpointer.get_checkpoint_file() if resumes else cfg.MODEL.WEIGHTS
+    checkpointer = RunCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    checkpoint = checkpointer.find_checkpoint() if resume else ""
+    weights = checkpoint or cfg.MODEL.WEIGHTS
     report = load_weights(model, weights, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
     if not weights:
         logger.warning(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,25 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
+from d2detr.checkpoint.saving import periodic_checkpoints
 from d2detr.config import load_config
 from d2detr.datasets.auto import register_auto_dataset
 from d2detr.datasets.places import require_existing
 from d2detr.doctor.dataset_content import read_split
 from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
-from d2detr.engine.output_folder import claim_output
+from d2detr.engine.output_folder import RemoveReplacedRun, claim_output, restore_replaced
+from d2detr.engine.run_log import set_up_logging
 from d2detr.engine.trainer import Trainer
 from d2detr.errors import UserError
+from d2detr.files import write_json, write_text
 from d2detr.finetune.recipe import apply_recipe, describe_recipe
 from d2detr.model_zoo import get_config_file
 from d2detr.predict.predictor import checkpoint_of_run
 
 METRIC = "bbox/AP"
+_CHECKPOINTS_TO_KEEP = 2
 _DEFAULT_CONFIG = "detr_r50.yaml"
 
 logger = logging.getLogger(__name__)
@@ -36,16 +38,24 @@ class FinetuneTrainer(Trainer):
     """A trainer that keeps the last two checkpoints, and the best model in ``model_best.pth``."""
 
     def build_hooks(self) -> list[HookBase]:
-        built = super().build_hooks()
-        if comm.is_main_process():
-            periodic = next(x for x in built if isinstance(x, hooks.PeriodicCheckpointer))
-            periodic.max_to_keep = 2
-            evaluation = next(i for i, x in enumerate(built) if isinstance(x, hooks.EvalHook))
-            best = BestCheckpointer(
-                self.cfg.TEST.EVAL_PERIOD, self.checkpointer.model, self.cfg.OUTPUT_DIR, METRIC
-            )
-            built.insert(evaluation + 1, best)
-        return built
+        cfg, built = self.cfg, super().build_hooks()
+        number, evaluation = next(
+            (i, x) for i, x in enumerate(built) if isinstance(x, hooks.EvalHook)
+        )
+        self._best = BestCheckpointer(
+            evaluation, cfg.TEST.EVAL_PERIOD, self.checkpointer.model, cfg.OUTPUT_DIR, METRIC
+        )
+        return [*built[: number + 1], self._best, *built[number + 1 :], RemoveReplacedRun()]
+
+    def best_is_last(self) -> bool:
+        """Whether the best model is the one that was evaluated last, on the first process."""
+        return comm.all_gather(self._best.best_iter == self.storage.iter)[0]
+
+    def after_step(self) -> None:
+        super().after_step()
+        if comm.is_main_process() and self.checkpointer.saved_iteration == self.iter:
+            for superseded in periodic_checkpoints(self.cfg.OUTPUT_DIR)[:-_CHECKPOINTS_TO_KEEP]:
+                superseded.unlink(missing_ok=True)
 
 
 def plan_finetuning(args: argparse.Namespace) -> CfgNode:
@@ -61,21 +71,18 @@ def plan_finetuning(args: argparse.Namespace) -> CfgNode:
         UserError: the dataset, the weights or the output folder cannot be used.
     """
     output = Path(args.output)
+    if args.overwrite:
+        _check_weights_stay(args.weights, output)
     claim_output(output, args.resume, args.overwrite)
-    setup_logger(str(output), distributed_rank=0, name="d2detr")
-    names = register_auto_dataset(args.data, args.val)
-    if args.resume and (output / "config.yaml").is_file():
-        cfg = load_config(str(output / "config.yaml"), args.opts)
-        if (names["train"],) != cfg.DATASETS.TRAIN:
-            raise UserError(
-                f"--resume: the run in {output} trains on {', '.join(cfg.DATASETS.TRAIN)}, not on "
-                f"{names['train']}. Choose another --output."
-            )
-    else:
-        cfg = _plan(args, names)
+    try:
+        set_up_logging(str(output), rank=0, names=["d2detr"])
+        cfg = _decide(args, output)
+    except BaseException:
+        restore_replaced(output)
+        raise
     cfg.OUTPUT_DIR = str(output)
     cfg.freeze()
-    (output / "config.yaml").write_text(cfg.dump())
+    write_text(output / "config.yaml", cfg.dump())
     return cfg
 
 
@@ -89,18 +96,45 @@ def run_finetuning(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     Returns:
         The metrics of the best model.
     """
-    trainer = FinetuneTrainer(cfg)
-    trainer.resume_or_load(resume=resume)
-    trainer.train()
     output = Path(cfg.OUTPUT_DIR)
+    try:
+        trainer = FinetuneTrainer(cfg)
+        trainer.resume_or_load(resume=resume)
+        results = trainer.train()
+    except BaseException:
+        if comm.is_main_process():
+            restore_replaced(output)  # if it has not yet been replaced
+        raise
     best = output / BEST_MODEL
     comm.synchronize()  # the main process may still be writing it
-    if best.is_file():
+    if best.is_file() and not trainer.best_is_last():
         load_weights(trainer.model, str(best), key="Checkpoint")
-    results = Trainer.test(cfg, trainer.model)
+        results = Trainer.test(cfg, trainer.model)
     if comm.is_main_process():
         _finish(cfg, results, best)
     return results
+
+
+def _check_weights_stay(weights: str, output: Path) -> None:
+    path = Path(weights).resolve()
+    if weights and path.exists() and path.is_relative_to(output.resolve()):
+        raise UserError(
+            f"--weights {weights} is part of the run that --overwrite replaces, {output}. Choose "
+            "another --output to keep it, or go on with it by --resume."
+        )
+
+
+def _decide(args: argparse.Namespace, output: Path) -> CfgNode:
+    names = register_auto_dataset(args.data, args.val)
+    if not (args.resume and (output / "config.yaml").is_file()):
+        return _plan(args, names)
+    cfg = load_config(str(output / "config.yaml"), args.opts)
+    if (names["train"],) != cfg.DATASETS.TRAIN:
+        raise UserError(
+            f"--resume: the run in {output} trains on {', '.join(cfg.DATASETS.TRAIN)}, not on "
+            f"{names['train']}. Choose another --output."
+        )
+    return cfg
 
 
 def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
@@ -170,7 +204,7 @@ def _finish(cfg: CfgNode, results: dict[str, Any], best: Path) -> None:
     from d2detr.visualization import draw_results  # Matplotlib takes long to import
 
     output = Path(cfg.OUTPUT_DIR)
-    (output / "results.json").write_text(json.dumps(results))
+    write_json(output / "results.json", results)
     name = cfg.DATASETS.TEST[0]
     detections = output / "inference" / "coco_instances_results.json"
     pictures = output / "predictions"

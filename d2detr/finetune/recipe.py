@@ -107,8 +107,8 @@ def apply_recipe(
         min(LONGEST_WARMUP, iterations // 20),
         "classes that the weights lack start at random: a slow start spares what is trained",
     )
-    period = max(1, iterations // 10)
-    choose("TEST.EVAL_PERIOD", period, "ten evaluations, of which the best model is kept")
+    period = iterations // 10 or iterations
+    choose("TEST.EVAL_PERIOD", period, "at most ten evaluations, of which the best model is kept")
     choose("SOLVER.CHECKPOINT_PERIOD", period, "a killed run loses a tenth at most")
     workers = min(4, len(os.sched_getaffinity(0)) // num_devices)
     choose("DATALOADER.NUM_WORKERS", workers, "of the processors that there are")

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,38 @@ def test_two_processes(directory):
     assert trained.returncode == 0, trained.stderr
     assert last_iteration(output) == 3
     assert len(json.loads((output / "inference/coco_instances_results.json").read_text())) == 2000
+
+
+def test_two_processes_stop_together(directory):
+    """The signal goes to the launching process, as from `kill` or a job's end."""
+    output = directory / "stopped"
+    config_file = ROOT / "configs" / "quickstart.yaml"
+    trained = subprocess.Popen(
+        [sys.executable, "-W", "ignore", ROOT / "tools" / "train_net.py", "--num-gpus", "2"]
+        + ["--config-file", config_file, *SMALL, "OUTPUT_DIR", str(output)],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        | {"DETECTRON2_DATASETS": str(directory / "datasets")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    metrics = output / "metrics.json"
+    for _ in range(1500):
+        if trained.poll() is not None or (metrics.is_file() and metrics.stat().st_size):
+            break
+        time.sleep(0.1)
+    trained.send_signal(signal.SIGTERM)
+    _, said = trained.communicate(timeout=120)
+    assert trained.returncode == 128 + signal.SIGTERM, said
+    iterations = int(re.search(r"Stopped by SIGTERM: (\d+) iterations are saved in", said)[1])
+    assert (output / "last_checkpoint").read_text() == f"model_{iterations - 1:07d}.pth"
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(trained.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -7,31 +7,14 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 
-from d2detr.datasets import ShapesSplit, register_shapes_split
 from d2detr.engine import Trainer, evaluate
+from d2detr.engine.run_log import set_up_logging
 from d2detr.errors import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp("datasets")
-    register_shapes_split("few_shapes", root / "few", ShapesSplit(num_images=24, size=64))
-
-
 @pytest.fixture
-def cfg(tiny_cfg):
-    cfg = tiny_cfg
-    cfg.MODEL.DETR.NUM_CLASSES = 0
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("few_shapes",)
-    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-    cfg.INPUT.MIN_SIZE_TEST = 64
-    cfg.SOLVER.IMS_PER_BATCH = 4
-    cfg.SOLVER.WARMUP_ITERS = 0
-    cfg.SOLVER.STEPS = (5,)
-    cfg.SOLVER.MAX_ITER = 8
-    cfg.SEED = 1
-    cfg.VIS_PERIOD = 0
-    return cfg
+def cfg(shapes_cfg):
+    return shapes_cfg
 
 
 class RecordingTrainer(Trainer):
@@ -85,22 +68,67 @@ def test_trains_evaluates_and_logs(cfg):
     assert trainer._last_eval_results["bbox"]["AP"] >= 0
 
 
-def test_resuming_continues_everything(cfg):
-    """An interrupted and resumed training sees the images and does the steps of a whole one."""
-    cfg.INPUT.RANDOM_FLIP = "none"
-    cfg.TEST.EVAL_PERIOD = 0
+@pytest.mark.parametrize(
+    ("workers", "resuming_workers", "grouping"), [(0, 0, False), (2, 3, False), (1, 2, True)]
+)
+def test_resuming_continues_everything(cfg, workers, resuming_workers, grouping):
+    """An interrupted training ends like a whole one, to the last bit, whatever the workers."""
+    cfg.INPUT.MIN_SIZE_TRAIN = (48, 64)
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.SIZE = (32, 64)
+    cfg.MODEL.DETR.DROPOUT = 0.1
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = grouping
+    cfg.DATALOADER.NUM_WORKERS = workers
+    cfg.TEST.EVAL_PERIOD = 2
     cfg.SOLVER.CHECKPOINT_PERIOD = 3
     whole = train(cfg)
 
     cfg.OUTPUT_DIR += "_interrupted"
+    cfg.TEST.EVAL_PERIOD = 0
     train(cfg, stop_at=3)
-    cfg.SEED = 7  # the order of the images comes from the checkpoint
+    cfg.SEED = 7  # all random numbers come from the checkpoint's
+    cfg.DATALOADER.NUM_WORKERS = resuming_workers
     resumed = train(cfg, resume=True)
     assert resumed.start_iter == 3
-    assert resumed.seen == pytest.approx(whole.seen[3:], rel=1e-4)
+    assert resumed.seen == whole.seen[3:]
     assert resumed.rates == whole.rates[3:]
     for name, parameter in whole.model.state_dict().items():
-        torch.testing.assert_close(resumed.model.state_dict()[name], parameter)
+        assert torch.equal(resumed.model.state_dict()[name], parameter)
+
+
+def test_final_model_that_cannot_be_read_is_written_again(cfg):
+    cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD = 0, 4
+    train(cfg)
+    final = Path(cfg.OUTPUT_DIR) / "model_final.pth"
+    expected = torch.load(final, weights_only=True)
+    final.write_bytes(b"")
+    assert train(cfg, resume=True).start_iter == 8
+    written = torch.load(final, weights_only=True)
+    assert written.keys() == expected.keys() and written["trainer"]["iteration"] == 7
+    for name, value in expected["model"].items():
+        assert torch.equal(written["model"][name], value)
+    assert last_evaluated(cfg) == 8
+
+
+def last_evaluated(cfg):
+    lines = (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()
+    return max(x["iteration"] for x in map(json.loads, lines) if "bbox/AP" in x)
+
+
+def test_full_disk_ends_training_without_a_traceback(cfg, full_disk, caplog):
+    cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD = 2, 0
+    train(cfg, stop_at=4)
+    before = (Path(cfg.OUTPUT_DIR) / "model_0000003.pth").read_bytes()
+    set_up_logging(cfg.OUTPUT_DIR, rank=0)
+    logging.getLogger("detectron2.engine.train_loop").addHandler(caplog.handler)
+    trainer = RecordingTrainer(cfg)
+    trainer.resume_or_load(resume=True)
+    with full_disk(), pytest.raises(UserError, match="model_0000005.pth cannot be written"):
+        trainer.train()
+    logging.getLogger("detectron2.engine.train_loop").removeHandler(caplog.handler)
+    assert "Traceback" not in caplog.text
+    assert (Path(cfg.OUTPUT_DIR) / "model_0000003.pth").read_bytes() == before
+    assert not (Path(cfg.OUTPUT_DIR) / "model_0000005.pth").exists()
 
 
 def test_schedule_divides_every_group(cfg):

@@ -10,6 +10,7 @@ import yaml
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from d2detr.engine import Trainer
 from d2detr.errors import UserError
 from d2detr.finetune import FinetuneTrainer, plan_finetuning, run_finetuning
 from d2detr.model_zoo import get_config_file
@@ -88,7 +89,7 @@ def test_resumes_a_killed_run_and_keeps_its_best_model(arguments, tmp_path, monk
         run_finetuning(cfg)
     output = tmp_path / "output"
     assert (output / "last_checkpoint").read_text() == "model_0000005.pth"
-    record = {"name": "bbox/AP", "metric": 101.0, "iteration": 3}
+    record = {"name": "bbox/AP", "metric": 101.0, "iteration": 3, "evaluated": 5}
     (output / "best.json").write_text(json.dumps(record))
     best = (output / "model_best.pth").read_bytes()
 
@@ -100,7 +101,7 @@ def test_resumes_a_killed_run_and_keeps_its_best_model(arguments, tmp_path, monk
     assert f"Loading trainer from {output}/model_0000005.pth" in caplog.text
     # No AP exceeds 101, so the best model is still that of the first part.
     assert (output / "model_best.pth").read_bytes() == best
-    assert json.loads((output / "best.json").read_text()) == record
+    assert json.loads((output / "best.json").read_text()) == {**record, "evaluated": 20}
 
 
 def test_resuming_another_run_is_refused(arguments, tmp_path):
@@ -109,15 +110,106 @@ def test_resuming_another_run_is_refused(arguments, tmp_path):
         plan_finetuning(arguments("voc", resume=True))
 
 
-def test_overwrite_removes_the_run_and_nothing_else(arguments, tmp_path):
+@pytest.fixture
+def old_run(tmp_path):
     output = tmp_path / "output"
     (output / "inference").mkdir(parents=True)
     for name in ("model_final.pth", "metrics.json", "notes.txt", "inference/old.json"):
         (output / name).write_text("x")
-    plan_finetuning(arguments(overwrite=True))
-    left = {x.name for x in output.iterdir()}
-    assert "notes.txt" in left
-    assert not left & {"model_final.pth", "metrics.json", "inference"}
+    return output
+
+
+def test_overwrite_removes_the_run_and_nothing_else(arguments, old_run):
+    run_finetuning(plan_finetuning(arguments(overwrite=True)))
+    assert (old_run / "notes.txt").read_text() == "x"
+    assert not (old_run / "inference" / "old.json").exists()
+    torch.load(old_run / "model_final.pth", weights_only=True)
+    assert not [x for x in old_run.iterdir() if x.name.startswith(".")]
+
+
+def test_overwrite_removes_nothing_before_training_works(arguments, old_run, data, monkeypatch):
+    def is_as_before():
+        return (old_run / "model_final.pth").read_text() == "x" and not (
+            old_run / "log.txt"
+        ).exists()
+
+    for mistake in ({"data": "no/such/folder"}, {"weights": "none.pth"}, {"opts": {"SOLVER.X": 1}}):
+        with pytest.raises(UserError):
+            plan_finetuning(arguments(overwrite=True, **mistake))
+        assert is_as_before()
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no batch"):
+        patch.setattr(FinetuneTrainer, "run_step", fail_without_a_batch)
+        run_finetuning(plan_finetuning(arguments(overwrite=True)))
+    assert is_as_before()
+
+
+def fail_without_a_batch(self):
+    raise RuntimeError("no batch")
+
+
+def test_weights_of_the_run_to_be_replaced_are_not_lost(arguments, old_run):
+    for weights in (old_run, old_run / "model_final.pth"):
+        with pytest.raises(UserError, match="is part of the run that --overwrite replaces"):
+            plan_finetuning(arguments(overwrite=True, weights=str(weights)))
+        assert (old_run / "model_final.pth").read_text() == "x"
+
+
+def test_a_start_that_failed_can_be_repeated(arguments):
+    wrong = arguments(opts={"SOLVER.AMP.DTYPE": "float8"})
+    with pytest.raises(UserError, match="float8"):
+        run_finetuning(plan_finetuning(wrong))
+    plan_finetuning(arguments())
+
+
+def count_evaluations(monkeypatch):
+    evaluated, test = [], Trainer.test
+
+    def count(trainer, *args):
+        evaluated.append(1)
+        return test(*args)
+
+    monkeypatch.setattr(Trainer, "test", classmethod(count))
+    return evaluated
+
+
+def test_two_iterations_are_evaluated_once(arguments, monkeypatch):
+    evaluated = count_evaluations(monkeypatch)
+    results = run_finetuning(
+        plan_finetuning(arguments(opts={"SOLVER.MAX_ITER": 2, "VIS_PERIOD": 0}))
+    )
+    assert len(evaluated) == 1
+    assert "AP" in results["bbox"]
+
+
+@pytest.mark.parametrize("damaged", ["best.json", "model_best.pth"])
+def test_best_model_that_was_not_written_whole(arguments, tmp_path, monkeypatch, damaged):
+    opts = {"SOLVER.MAX_ITER": 4, "SOLVER.CHECKPOINT_PERIOD": 1, "TEST.EVAL_PERIOD": 1}
+    opts["VIS_PERIOD"] = 0
+    run_finetuning(plan_finetuning(arguments(opts=opts)))
+    output = tmp_path / "output"
+    for name in (damaged, "model_final.pth", "last_checkpoint"):
+        (output / name).write_text("")
+    run_finetuning(plan_finetuning(arguments(opts=opts, resume=True)), resume=True)
+    torch.load(output / "model_best.pth", weights_only=True)
+    assert json.loads((output / "best.json").read_text())["evaluated"] == 4
+
+
+def test_evaluation_that_was_killed_is_made_good(arguments, monkeypatch):
+    opts = {"SOLVER.CHECKPOINT_PERIOD": 2, "TEST.EVAL_PERIOD": 2, "VIS_PERIOD": 0}
+
+    def kill(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "test", kill)
+        run_finetuning(plan_finetuning(arguments(opts=opts)))
+    evaluated = count_evaluations(monkeypatch)
+    cfg = plan_finetuning(arguments(opts=opts, resume=True))
+    trainer = FinetuneTrainer(cfg)
+    trainer.resume_or_load()
+    assert trainer.start_iter == 2
+    trainer.train()
+    assert len(evaluated) == 2
 
 
 def test_starts_from_a_run_of_its_own_with_other_classes(arguments, tmp_path, data):
