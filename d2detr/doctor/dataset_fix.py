@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +15,7 @@ from d2detr.doctor.annotation_table import AnnotationTable
 from d2detr.doctor.dataset_content import Split
 from d2detr.doctor.dataset_report import Report
 from d2detr.errors import UserError
-from d2detr.files import make_folder
+from d2detr.files import make_folder, write_json
 
 # An image whose size is wrong is taken out, because nobody knows to which size its boxes refer.
 _DROPPED_IMAGES = {
@@ -69,7 +68,7 @@ def fix_dataset(report: Report, output: str | Path) -> list[str]:
             said.append(f"{name}: the shifted category ids were left; correct them by hand")
         content, changes = _fix(split, rows)
         make_folder(files[name].parent)
-        files[name].write_text(json.dumps(content))
+        write_json(files[name], content)
         handled = {*_DROPPED_IMAGES, *_DROPPED_ANNOTATIONS, *_ALREADY_DROPPED, *_REWRITTEN}
         handled |= {"duplicate_annotation_id"}
         left = [

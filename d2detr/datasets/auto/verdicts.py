@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from iopath.common.file_io import get_cache_dir
 
 from d2detr.datasets.auto.coco_json import Verdict, judge
+from d2detr.errors import UserError
+from d2detr.files import make_folder, write_json
 
 # To be raised with every change of what ``judge`` says.
 VERSION = 1
@@ -57,8 +58,9 @@ def judge_files(root: str, paths: Iterable[str]) -> dict[str, Verdict]:
     }
     if entries != remembered:
         # Whoever cannot write here is told so when the dataset is converted.
-        with contextlib.suppress(OSError):
-            _write(memory, entries)
+        with contextlib.suppress(UserError):
+            make_folder(memory.parent)
+            write_json(memory, entries)
     return verdicts
 
 
@@ -67,10 +69,3 @@ def _load(memory: Path) -> dict[str, list]:
         return json.loads(memory.read_text())
     except (OSError, ValueError):
         return {}
-
-
-def _write(memory: Path, entries: dict[str, list]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=memory.parent, prefix=".new-", delete=False) as file:
-        json.dump(entries, file)
-    os.replace(file.name, memory)
