@@ -6,7 +6,7 @@ from d2detr import compat
 
 compat.apply()
 
-from d2detr import checkpoint, data, datasets, modeling  # noqa: E402 registers what they hold
+from d2detr import checkpoint, data, datasets, modeling, solver  # noqa: E402 registers what they hold
 from d2detr.config import add_detr_config  # noqa: E402
 
 __all__ = ["Predictor", "add_detr_config", "data", "datasets", "modeling"]
@@ -22,3 +22,4 @@ def __getattr__(name: str) -> Any:
 
 checkpoint.register_releases()
 checkpoint.extend_detection_checkpointer()
+solver.extend_detectron2_solver()

@@ -2,12 +2,12 @@ from detectron2.engine import default_argument_parser
 
 from d2detr.config import load_config
 from d2detr.engine.launch import exit_on_user_error, run, setup
-from d2detr.engine.optimizer import (
+from d2detr.engine.trainer import Trainer, evaluate
+from d2detr.solver import (
     build_optimizer,
     clip_full_model_gradients,
     maybe_add_gradient_clipping,
 )
-from d2detr.engine.trainer import Trainer, evaluate
 
 __all__ = [
     "Trainer",

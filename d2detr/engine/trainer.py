@@ -28,7 +28,6 @@ from d2detr.data import (
 )
 from d2detr.datasets import write_categories
 from d2detr.engine.interruption import StopOnSignal
-from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.preparation import on_main_process, prepare
@@ -37,6 +36,7 @@ from d2detr.engine.writers import ErrorPrinter
 from d2detr.evaluation import build_evaluator
 from d2detr.files import remove_partial
 from d2detr.modeling import DETR
+from d2detr.solver import build_optimizer
 
 logger = logging.getLogger(__name__)
 

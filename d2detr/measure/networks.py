@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2detr.engine.optimizer import build_optimizer
 from d2detr.engine.step import TrainingStep
 from d2detr.measure.peer import build_image_processor, build_peer, peer_inputs, peer_labels
 from d2detr.measure.timing import Step
 from d2detr.measure.workload import AMP, DATASET_IMAGES, Workload
 from d2detr.modeling.backbone import build_detr_backbone
 from d2detr.modeling.targets import Targets
+from d2detr.solver import build_optimizer
 
 
 def our_training(workload: Workload) -> Step:

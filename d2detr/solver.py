@@ -1,13 +1,57 @@
-from collections.abc import Iterator
+"""DETR's optimizer and clipping, also where Detectron2's own trainers and scripts ask for them."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver.build import maybe_add_gradient_clipping as add_detectron2_clipping
+from detectron2.solver import build as detectron2_build
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from d2detr.errors import UserError
+from d2detr.modeling import DETR
 
 BACKBONE_PREFIX = "backbone."
+
+logger = logging.getLogger(__name__)
+_stock_build_optimizer = detectron2_build.build_optimizer
+_stock_add_clipping = detectron2_build.maybe_add_gradient_clipping
+
+
+def extend_detectron2_solver() -> None:
+    """Make Detectron2's own solver read DETR's keys, whoever imported it before.
+
+    ``build_optimizer`` then gives DETR its own optimizer and other models theirs, and
+    ``maybe_add_gradient_clipping`` knows ``CLIP_TYPE: full_model``. Every module that holds one of
+    them by its name is told: ``DefaultTrainer`` and scripts take them when they are imported.
+    """
+    replacements: dict[str, tuple[Callable, Callable]] = {
+        "build_optimizer": (_stock_build_optimizer, _build_optimizer_for_any_model),
+        "maybe_add_gradient_clipping": (_stock_add_clipping, maybe_add_gradient_clipping),
+    }
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        for name, (stock, ours) in replacements.items():
+            if names.get(name) is stock:
+                setattr(module, name, ours)
+
+
+def _build_optimizer_for_any_model(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer that ``SOLVER`` describes: for DETR its own, else Detectron2's."""
+    if not isinstance(_without_wrapper(model), DETR) or "OPTIMIZER" not in cfg.SOLVER:
+        return _stock_build_optimizer(cfg, model)
+    if cfg.SOLVER.ACCUMULATE_STEPS != 1:
+        logger.warning(
+            "SOLVER.ACCUMULATE_STEPS is not read by this trainer, which takes every batch as a "
+            "whole: d2detr.engine.Trainer reads it."
+        )
+    return build_optimizer(cfg, model)
+
+
+def _without_wrapper(model: nn.Module) -> nn.Module:
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -26,7 +70,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = cfg.SOLVER
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _without_wrapper(model).named_parameters():
         if parameter.requires_grad:
             factor = solver.BACKBONE_MULTIPLIER if name.startswith(BACKBONE_PREFIX) else 1.0
             groups.setdefault(solver.BASE_LR * factor, []).append(parameter)
@@ -49,21 +93,34 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def maybe_add_gradient_clipping(
-    cfg: CfgNode, optimizer: torch.optim.Optimizer
-) -> torch.optim.Optimizer:
+    cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
+) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
     """Make an optimizer clip gradients as ``SOLVER.CLIP_GRADIENTS`` says.
 
     ``CLIP_TYPE`` may be Detectron2's "value" or "norm", which clip parameter by parameter, or
     "full_model", which clips the norm of all gradients together.
 
+    Args:
+        cfg: ``SOLVER.CLIP_GRADIENTS`` is read.
+        optimizer: an optimizer, or a class of optimizers as Detectron2 0.6 hands over.
+
     Returns:
-        The same optimizer.
+        The same optimizer; of a class one that clips.
     """
     clipping = cfg.SOLVER.CLIP_GRADIENTS
-    if clipping.ENABLED and clipping.CLIP_TYPE == "full_model":
+    if not clipping.ENABLED or clipping.CLIP_TYPE != "full_model":
+        return _stock_add_clipping(cfg, optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):
         clip_full_model_gradients(optimizer, clipping.CLIP_VALUE, clipping.NORM_TYPE)
         return optimizer
-    return add_detectron2_clipping(cfg, optimizer)
+
+    class ClippingOptimizer(optimizer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            clip_full_model_gradients(self, clipping.CLIP_VALUE, clipping.NORM_TYPE)
+
+    ClippingOptimizer.__name__ = f"{optimizer.__name__}WithGradientClip"  # Detectron2's name
+    return ClippingOptimizer
 
 
 def clip_full_model_gradients(

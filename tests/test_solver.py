@@ -1,5 +1,11 @@
+import subprocess
+import sys
+
+import detectron2.solver
 import pytest
 import torch
+from detectron2.engine import DefaultTrainer
+from detectron2.modeling import build_model
 from torch import nn
 
 from d2detr.config import load_config
@@ -78,3 +84,62 @@ def test_every_clip_type(clip_type, expected):
     assert maybe_add_gradient_clipping(cfg, optimizer) is optimizer
     optimizer.step()
     assert [x.item() for x in parameters] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "build", [detectron2.solver.build_optimizer, DefaultTrainer.build_optimizer]
+)
+def test_detectron2s_own_solver_gives_detr_its_optimizer(tiny_cfg, build):
+    """AdamW, two learning rates and full-model clipping, in its scripts and trainers."""
+    tiny_cfg.SOLVER.BACKBONE_MULTIPLIER = 0.5
+    model = build_model(tiny_cfg)
+    optimizer = build(tiny_cfg, model)
+    assert type(optimizer) is torch.optim.AdamW
+    rates = {group["lr"]: len(group["params"]) for group in optimizer.param_groups}
+    assert rates[tiny_cfg.SOLVER.BASE_LR / 2] == len(list(model.backbone.parameters()))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    norm = torch.stack([parameter.grad.norm() for parameter in model.parameters()]).norm()
+    assert norm.item() == pytest.approx(tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3)
+
+
+def test_a_distributed_models_backbone_has_its_own_rate(tiny_cfg):
+    """Detectron2's plain training script wraps the model before it asks for an optimizer."""
+    tiny_cfg.SOLVER.BACKBONE_MULTIPLIER = 0.5
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(build_model(tiny_cfg))
+        optimizer = detectron2.solver.build_optimizer(tiny_cfg, model)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(optimizer.param_groups) == 2
+
+
+def test_other_models_keep_detectron2s_optimizer(tiny_cfg):
+    """Clipping is what the config says, also as a RetinaNet on top of DETR's config has it."""
+    tiny_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    parameters, _ = two_parameters([3.0, 4.0])
+    model = nn.ParameterList(parameters)
+    tiny_cfg.SOLVER.BASE_LR, tiny_cfg.SOLVER.WEIGHT_DECAY = 1.0, 0.0
+    optimizer = detectron2.solver.build_optimizer(tiny_cfg, model)
+    assert isinstance(optimizer, torch.optim.SGD)
+    optimizer.step()
+    assert [x.item() for x in parameters] == pytest.approx([-0.06, -0.08], rel=1e-3)
+
+
+def test_other_trainers_say_what_they_do_not_read(tiny_cfg, caplog):
+    tiny_cfg.SOLVER.ACCUMULATE_STEPS = 2
+    detectron2.solver.build_optimizer(tiny_cfg, build_model(tiny_cfg))
+    assert "SOLVER.ACCUMULATE_STEPS is not read by this trainer" in caplog.text
+
+
+def test_scripts_may_import_the_solver_first():
+    code = (
+        "from detectron2.solver import build_optimizer; import d2detr; "
+        "print(build_optimizer.__module__)"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["d2detr.solver"]
