@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from d2detr import compat
+from d2detr import threads
+
+threads.bound_spinning()
+
+from d2detr import compat  # noqa: E402
 
 compat.apply()
 
