@@ -187,9 +187,9 @@ def test_model_zoo_works_and_lends_pkg_resources_to_nobody_else():
 
     name = "COCO-Detection/retinanet_R_50_FPN_1x.yaml"
     assert model_zoo.get_checkpoint_url(name).endswith(".pkl")
-    with contextlib.suppress(RuntimeError):  # the Python part alone has no such files
+    with contextlib.suppress(RuntimeError):  # the Python part alone may have no such files
         assert Path(model_zoo.get_config_file(name)).exists()
-    with pytest.raises(RuntimeError, match="not available in Model Zoo"):
+    with pytest.raises(RuntimeError, match="not available in Model Zoo|installed without"):
         model_zoo.get_config_file("no-such-file.yaml")
     lent = sys.modules.get("pkg_resources")
     assert lent is None or lent.__spec__, "the stand-in was left for others to import"

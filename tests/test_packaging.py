@@ -120,7 +120,7 @@ def run(command, python_path=None, cwd="/", **environment):
 @pytest.fixture
 def checkout(tmp_path):
     (tmp_path / "tools").mkdir()
-    for name in ("setup.py", "constraints.txt", "tools/setup_env.sh"):
+    for name in ("setup.py", "constraints.txt", "tools/setup_env.sh", "tools/show_help.sh"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -147,7 +147,9 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout):
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "activate").touch()
     record = f'[ "$3" = install ] && {{ echo "$@" >> {installs}; exit; }}'
-    write_script(environment / "bin" / "python", f'{record}\nexec {sys.executable} "$@"')
+    has_detectron2 = 'case "$*" in *model_zoo*) exit;; esac'
+    python = f'{record}\n{has_detectron2}\nexec {sys.executable} "$@"'
+    write_script(environment / "bin" / "python", python)
 
     def installs_d2detr():
         installs.write_text("")
@@ -161,8 +163,21 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout):
     assert installs_d2detr()
 
 
-def run_setup(checkout, **environment):
-    return run(["bash", checkout / "tools" / "setup_env.sh", "test"], ROOT, **environment)
+def test_setup_refuses_extras_that_do_not_exist(checkout):
+    process = run_setup(checkout, "SOLVER.MAX_ITER")
+    assert process.returncode == 1
+    assert "there are no extras named 'SOLVER.MAX_ITER'" in process.stderr
+
+
+def test_quick_start_keeps_its_arguments_from_the_setup(checkout):
+    shutil.copy(ROOT / "tools" / "quickstart.sh", checkout / "tools")
+    write_script(checkout / "tools" / "setup_env.sh", 'echo "for the set-up: $*."; exit')
+    process = run(["bash", checkout / "tools" / "quickstart.sh", "SOLVER.MAX_ITER", "9"])
+    assert process.stdout == "for the set-up: .\n"
+
+
+def run_setup(checkout, extra="test", **environment):
+    return run(["bash", checkout / "tools" / "setup_env.sh", extra], ROOT, **environment)
 
 
 def write_script(path, text):

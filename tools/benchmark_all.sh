@@ -4,6 +4,7 @@
 # Reports go to output/benchmark/ as JSON, too. Takes about 20 minutes; keep the machine quiet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/show_help.sh
 mkdir -p output/benchmark
 
 measure() { # NAME and the arguments of tools/benchmark.py

@@ -4,11 +4,9 @@
 # is output/quickstart.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source tools/setup_env.sh
+source tools/show_help.sh
+source tools/setup_env.sh "" # or else it would take this script's arguments for its own
 output=output/quickstart
-# Half of the cores for the model leave room for the loader, and for neighbours: threads that wait
-# for a busy core make a training many times slower.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((($(nproc) + 1) / 2))}
 
 echo "[quick start] training a small DETR from scratch on the embedded shapes; log: $output/log.txt"
 python tools/train_net.py --config-file configs/quickstart.yaml "$@" OUTPUT_DIR "$output"

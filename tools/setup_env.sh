@@ -8,6 +8,7 @@
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/tools/show_help.sh"
 extras=draw${1:+,$1}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
@@ -15,6 +16,14 @@ say() { echo "[set-up] $*"; }
 fail() {
     echo "[set-up] error: $*" >&2
     exit 1
+}
+
+check_extras() {
+    local name
+    for name in ${extras//,/ }; do
+        grep -q "^    \"$name\": \[" "$root/setup.py" \
+            || fail "there are no extras named '$name'; setup.py lists those there are."
+    done
 }
 
 find_or_make_environment() {
@@ -56,12 +65,17 @@ for name in sys.argv[1:]:
 print(sys.version)' "$root"/{setup.py,constraints.txt,tools/setup_env.sh}
 }
 
+# Of another Detectron2 than the one that is installed below, nothing more is asked.
 has_detectron2() (
     cd "$root" # for Python looks in the current folder, too; and a mere folder has no origin
     "$environment/bin/python" -c '
-import importlib.util, sys
+import importlib.metadata, importlib.util, pathlib, sys
 spec = importlib.util.find_spec("detectron2")
-sys.exit(spec is None or spec.origin is None)'
+if spec is None or spec.origin is None:
+    sys.exit(1)
+ours = any(importlib.metadata.distributions(name="pb1-detectron2"))
+configs = pathlib.Path(spec.origin).parent / "model_zoo" / "configs"
+sys.exit(ours and not configs.is_dir())'
 )
 
 install_d2detr() {
@@ -80,19 +94,28 @@ install_d2detr() {
 #   pip < 26.3     newer ones refuse the extra requirements that it declares, even unasked for
 #   no isolation   its build imports torch
 #   --no-deps      some of what it demands is not needed, or cannot be installed any more
-install_detectron2() {
+#   mv             its build installs the model zoo's configs, but looks for them where they are in
+#                  the repository
+install_detectron2() (
     say "installing Detectron2 0.6, Python part only"
-    local pip=("$environment/bin/python" -m pip install --quiet)
-    "${pip[@]}" 'pip>=23.2,<26.3' || fail "could not install a pip older than 26.3."
-    "${pip[@]}" --use-pep517 --no-build-isolation --no-deps --requirement /dev/stdin << 'END' \
-        || fail "could not install Detectron2; pip says why above."
+    pip=("$environment/bin/python" -m pip)
+    sources=$(mktemp -d)
+    trap 'rm -rf "$sources"' EXIT
+    "${pip[@]}" install --quiet 'pip>=23.2,<26.3' || fail "could not install a pip older than 26.3."
+    "${pip[@]}" download --quiet --use-pep517 --no-build-isolation --no-deps --no-binary :all: \
+        --dest "$sources" --requirement /dev/stdin << 'END' \
+        || fail "could not download Detectron2; pip says why above."
 pb1-detectron2==0.6 \
-    --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29 \
-    --config-settings="--global-option=build_py" \
-    --config-settings="--build-option=--skip-build"
+    --hash=sha256:5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29
 END
-}
+    tar -xzf "$sources"/*.tar.gz -C "$sources" --strip-components=1
+    mv "$sources/detectron2/model_zoo/configs" "$sources/configs"
+    "${pip[@]}" install --quiet --use-pep517 --no-build-isolation --no-deps --force-reinstall \
+        --config-settings=--global-option=build_py --config-settings=--build-option=--skip-build \
+        "$sources" || fail "could not install Detectron2; pip says why above."
+)
 
+check_extras
 find_or_make_environment
 stamp=$environment/.d2detr-$extras
 installation=$(describe_installation)

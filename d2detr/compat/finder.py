@@ -18,6 +18,7 @@ REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     "detectron2.engine.defaults": training.repair_defaults,
     "detectron2.engine.hooks": training.repair_autograd_profiler,
     "detectron2.engine.launch": training.repair_launch,
+    "detectron2.model_zoo.model_zoo": stand_ins.explain_missing_configs,
 }
 
 

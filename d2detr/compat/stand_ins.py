@@ -90,3 +90,20 @@ def lend_pkg_resources() -> Iterator[None]:
         yield
     finally:
         del sys.modules["pkg_resources"]
+
+
+def explain_missing_configs(model_zoo: ModuleType) -> None:
+    """Of 0.6, pip installs no configs with the Python part, and `model_zoo` does not say so."""
+    folder = Path(model_zoo.__file__).parent / "configs"
+    find = model_zoo.get_config_file
+
+    def get_config_file(config_path: str) -> str:
+        if not folder.is_dir():
+            raise RuntimeError(
+                f"{config_path} is not there, because this Detectron2 was installed without the "
+                "configs of its model zoo. In a checkout of d2detr 'bash tools/setup_env.sh' "
+                f"installs them; or copy 'configs' of Detectron2's sources to {folder}."
+            )
+        return find(config_path)
+
+    model_zoo.get_config_file = get_config_file
