@@ -114,7 +114,8 @@ def add_detr_config(cfg: CN) -> None:
 
     # Inference. Every query yields one detection; these keep fewer of them.
     cfg.MODEL.DETR.TEST = CN()
-    # Detections with a lower score are dropped, in [0, 1].
+    # Detections with a lower score are dropped, in [0, 1]. Detectron2's demo raises it, and
+    # PANOPTIC_THRESHOLD, to its --confidence-threshold.
     cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 0.0
     # The best-scored detections kept per image; 0 keeps all queries.
     cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 0
@@ -159,6 +160,7 @@ def load_config(
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
         source = " ".join([config_file or "", *opts]).strip()
         raise UserError(f"The config cannot be read: {error.args[0]} ({source})") from None
+    check_device(cfg.MODEL.DEVICE)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
@@ -214,3 +216,52 @@ def _merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool) -> CfgNode:
         )
         cfg.MODEL.WEIGHTS_TRUSTED = False
     return cfg
+
+
+def check_device(name: str) -> None:
+    """Check the name of a device.
+
+    Raises:
+        UserError: torch knows no such device.
+    """
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"MODEL.DEVICE is {name!r}, which is no device: choose cpu, cuda or cuda:0, cuda:1 ..."
+        ) from None
+
+
+def check_training_settings(cfg: CfgNode) -> None:
+    """Check the counts that a training divides by.
+
+    Raises:
+        UserError: one of them is not positive.
+    """
+    for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}, but must be at least 1.")
+
+
+def check_score_threshold(value: float, name: str) -> None:
+    """Check a threshold of scores.
+
+    Raises:
+        UserError: it is not in [0, 1].
+    """
+    if not 0 <= value <= 1:
+        raise UserError(f"{name} is {value}; it must be in [0, 1].")
+
+
+def demo_threshold(cfg: CfgNode) -> float:
+    """Return the ``--confidence-threshold`` of Detectron2's demo, or 0.0 elsewhere.
+
+    The demo sets the thresholds of all of Detectron2's own models to it. Only then they are equal:
+    by default they differ, and DETR must not lose detections, and AP, by Detectron2's 0.05.
+    """
+    thresholds = {
+        cfg.MODEL.RETINANET.SCORE_THRESH_TEST,
+        cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH,
+    }
+    return thresholds.pop() if len(thresholds) == 1 else 0.0

@@ -2,6 +2,7 @@ import pytest
 from detectron2.utils.logger import setup_logger
 
 from d2detr.config import load_config
+from d2detr.engine import Trainer
 from d2detr.errors import UserError
 
 RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir ['{}']\n"
@@ -54,3 +55,15 @@ def test_what_is_no_config_is_named_in_one_sentence(tmp_path, content, message, 
         message = message.replace("read.*bad.yaml", "read.*leaf.yaml")
     with pytest.raises(UserError, match=message):
         load_config(str(tmp_path / ("leaf.yaml" if chained else "bad.yaml")))
+
+
+@pytest.mark.parametrize("key", ["IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"])
+def test_counts_of_a_training_are_positive(tiny_cfg, key):
+    tiny_cfg.SOLVER[key] = 0
+    with pytest.raises(UserError, match=f"SOLVER.{key} is 0, but must be at least 1"):
+        Trainer(tiny_cfg)
+
+
+def test_a_device_exists_by_its_name():
+    with pytest.raises(UserError, match="MODEL.DEVICE is 'foo', which is no device"):
+        load_config("", ["MODEL.DEVICE", "foo"])

@@ -5,8 +5,10 @@ Needs neither weights nor datasets.
 """
 
 import argparse
+import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.arguments import positive_number
 from d2detr.config import load_config
 from d2detr.engine import exit_on_user_error
 from d2detr.files import write_json
@@ -18,8 +20,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True)
     parser.add_argument("--tasks", choices=COST_TASKS, nargs="+", default=COST_TASKS[:3])
     parser.add_argument("--size", default="800x1200", help="HEIGHTxWIDTH of the images, in pixels")
-    parser.add_argument("--batch", type=int, default=1, help="number of images")
-    parser.add_argument("--depth", type=int, default=2, help="of the modules in the table")
+    parser.add_argument("--batch", type=positive_number, default=1, help="number of images")
+    parser.add_argument(
+        "--depth", type=positive_number, default=2, help="of the modules in the table"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the numbers of all modules")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
     return parser.parse_args()
@@ -37,4 +41,4 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        main(parse_args())
+        sys.exit(main(parse_args()))

@@ -8,12 +8,14 @@ never been told, and trains on it twice with the same recipe.
 import argparse
 import colorsys
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.arguments import positive_number
 from d2detr.datasets.shapes import draw_shapes_image
 from d2detr.engine import exit_on_user_error
 from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
@@ -59,15 +61,18 @@ def color_of(pixels: np.ndarray) -> int:
     return next((i for i, bound in enumerate(HUES.values()) if hue < bound), 0)
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="output/quickstart", help="folder of a run")
     parser.add_argument("--output", default="output/benchmark_finetuning")
-    parser.add_argument("--train-images", type=int, default=200)
-    parser.add_argument("--val-images", type=int, default=100)
-    parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--train-images", type=positive_number, default=200)
+    parser.add_argument("--val-images", type=positive_number, default=100)
+    parser.add_argument("--iterations", type=positive_number, default=300)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main(args: argparse.Namespace) -> None:
     output = Path(args.output)
     draw_dataset(output / "data", args.train_images, args.val_images)
     results = {}
@@ -83,11 +88,11 @@ def main() -> None:
             num_gpus=1,
             opts=["SOLVER.MAX_ITER", str(args.iterations), "SEED", "1", *args.opts],
         )
-        with exit_on_user_error():
-            results[name] = run_finetuning(plan_finetuning(options))["bbox"]
+        results[name] = run_finetuning(plan_finetuning(options))["bbox"]
     for name, metrics in results.items():
         print(f"{name}: AP {metrics['AP']:.1f}, AP50 {metrics['AP50']:.1f}")
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_user_error():
+        sys.exit(main(parse_args()))

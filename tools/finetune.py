@@ -4,8 +4,6 @@
 import argparse
 from pathlib import Path
 
-import torch
-
 import d2detr  # noqa: F401 before anything of Detectron2
 from d2detr.engine import exit_on_user_error, run, setup
 from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
@@ -24,7 +22,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", help="default: the config that belongs to --weights")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    parser.add_argument("--num-gpus", type=int, default=min(1, torch.cuda.device_count()))
+    parser.add_argument("--num-gpus", type=int, default=1, help="on a CPU: processes")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
     return parser.parse_args()
 

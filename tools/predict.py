@@ -1,13 +1,14 @@
 #!/usr/bin/env python
 """Detect objects in images, a video or the frames of a webcam.
 
-The arguments are those of Detectron2's demo.
+The arguments are those of Detectron2's demo; its --opts may be left out.
 """
 
 import argparse
 import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
+from d2detr.arguments import positive_number, score
 from d2detr.engine import exit_on_user_error
 from d2detr.predict.inputs import Video, find_images
 from d2detr.predict.predictions import predict_images, predict_video
@@ -25,35 +26,37 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--output", default="output/predictions", help="folder for the results")
     parser.add_argument("--weights", help="default: those of the run, or MODEL.WEIGHTS")
-    parser.add_argument("--confidence-threshold", type=float, default=0.5, help="lowest score")
-    parser.add_argument("--batch-size", type=int, default=1, help="images at a time")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE pairs of the config"
-    )
-    return parser.parse_args()
+    parser.add_argument("--confidence-threshold", type=score, default=0.5, help="lowest score")
+    parser.add_argument("--batch-size", type=positive_number, default=1, help="images at a time")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, dest="demo_opts", default=[])
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
+    args = parser.parse_args()
+    args.opts += args.demo_opts
+    return args
 
 
-def main(args: argparse.Namespace) -> int:
-    """Predict; returns the number of files that could not be read."""
+def main(args: argparse.Namespace) -> bool:
+    """Predict; returns whether files could not be read."""
     files = find_images(args.input) if args.input else []
     predictor = Predictor(
         args.config_file,
         args.weights,
         score_threshold=args.confidence_threshold,
         opts=args.opts,
+        batch_size=args.batch_size,
     )
     if not args.input:
         source = args.video_input if args.video_input is not None else args.webcam
         predict_video(predictor, Video(source), args.output, args.batch_size)
-        return 0
+        return False
     unreadable = predict_images(predictor, files, args.output, args.batch_size)
     print(f"Results: {args.output}")
     if unreadable:
         print(f"{len(unreadable)} of {len(files)} files were left out:", file=sys.stderr)
         print(*unreadable, sep="\n", file=sys.stderr)
-    return len(unreadable)
+    return bool(unreadable)
 
 
 if __name__ == "__main__":
     with exit_on_user_error():
-        sys.exit(1 if main(parse_args()) else 0)
+        sys.exit(main(parse_args()))

@@ -6,6 +6,10 @@ import argparse
 from d2detr.engine import Trainer, default_argument_parser, evaluate, run, setup
 
 
+def parse_args() -> argparse.Namespace:
+    return default_argument_parser().parse_args()
+
+
 def main(args: argparse.Namespace) -> None:
     """Do what the command line asks for, in each worker."""
     cfg = setup(args)
@@ -18,4 +22,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, default_argument_parser().parse_args())
+    run(main, parse_args())

@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from d2detr.checkpoint import check_frozen_weights, fetch_weights
 from d2detr.classes import Classes, resolve_classes
+from d2detr.config import check_training_settings
 from d2detr.datasets.catalog import require_registered
 from d2detr.doctor import check_datasets
 from d2detr.errors import UserError
@@ -54,6 +55,7 @@ def prepare(cfg: CfgNode, *, is_train: bool = True, with_weights: bool = True) -
         return weights
 
     if is_train:
+        check_training_settings(cfg)
         check_frozen_weights(cfg)
     weights = on_first_processes(fetch)
     on_main_process(lambda: check_datasets(cfg, is_train))  # before Detectron2 reads them

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
 from d2detr.checkpoint.saving import periodic_checkpoints
-from d2detr.config import load_config
+from d2detr.config import check_training_settings, load_config
 from d2detr.datasets.auto import register_auto_dataset
 from d2detr.datasets.places import require_existing
 from d2detr.doctor.dataset_content import read_split
@@ -140,6 +140,7 @@ def _decide(args: argparse.Namespace, output: Path) -> CfgNode:
 def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
     config_file, weights = _find_model(args.weights, args.config_file)
     cfg = load_config(config_file, args.opts)
+    check_training_settings(cfg)
     given = set(args.opts[::2])
     cfg.MODEL.WEIGHTS = cfg.MODEL.WEIGHTS if "MODEL.WEIGHTS" in given else weights
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (names["train"],), (names["val"],)

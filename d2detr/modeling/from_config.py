@@ -8,6 +8,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone
 
 from d2detr.classes import resolve_classes
+from d2detr.config import check_score_threshold, demo_threshold
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone
@@ -26,6 +27,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     detr = cfg.MODEL.DETR
     if not 0 <= detr.DROPOUT < 1:
         raise UserError(f"MODEL.DETR.DROPOUT is {detr.DROPOUT}; it must be at least 0 and below 1.")
+    check_score_threshold(detr.TEST.SCORE_THRESHOLD, "MODEL.DETR.TEST.SCORE_THRESHOLD")
     classes = resolve_classes(cfg)
     num_classes = classes.count
     backbone = build_detr_backbone(cfg)
@@ -49,7 +51,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "deep_supervision": detr.DEEP_SUPERVISION,
-        "score_threshold": detr.TEST.SCORE_THRESHOLD,
+        "score_threshold": max(detr.TEST.SCORE_THRESHOLD, demo_threshold(cfg)),
         "detections_per_image": detr.TEST.DETECTIONS_PER_IMAGE,
         "class_names": classes.names,
         "dc5_first_block": detr.DC5_FIRST_BLOCK,
@@ -93,7 +95,7 @@ def _segmentation(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[st
         "segmenter": Segmenter(
             mask_threshold=detr.TEST.MASK_THRESHOLD,
             thing_classes=_thing_classes(cfg, num_classes) if detr.TEST.PANOPTIC_ON else None,
-            panoptic_threshold=detr.TEST.PANOPTIC_THRESHOLD,
+            panoptic_threshold=max(detr.TEST.PANOPTIC_THRESHOLD, demo_threshold(cfg)),
             segment_area=detr.TEST.STUFF_AREA,
         ),
         "freeze_box_model": freeze,

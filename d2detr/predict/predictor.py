@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from d2detr.checkpoint import load_weights
-from d2detr.config import load_config
+from d2detr.config import check_device, check_score_threshold, load_config
 from d2detr.data import build_augmentation
 from d2detr.datasets.categories import (
     CATEGORIES_FILE,
@@ -42,6 +42,7 @@ class Predictor:
         score_threshold: detections below it are left out, in [0, 1].
         device: default: that of the config, or the CPU where there is no GPU.
         opts: ``KEY VALUE`` overrides of the config.
+        batch_size: the most images that are read and passed through the model together.
 
     Attributes:
         categories: dicts with "id" and "name" of the model's classes, and "isthing" of a panoptic
@@ -61,7 +62,11 @@ class Predictor:
         score_threshold: float = 0.5,
         device: str | None = None,
         opts: Sequence[str] = (),
+        batch_size: int = 8,
     ):
+        check_score_threshold(score_threshold, "The score threshold")
+        if batch_size < 1:
+            raise UserError(f"The batch size is {batch_size}, but must be at least 1.")
         cfg, run = _load(config, list(opts))
         # Here already, so that no masks are computed to be thrown away.
         cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = max(
@@ -72,6 +77,7 @@ class Predictor:
         elif run is not None:
             cfg.MODEL.WEIGHTS = str(checkpoint_of_run(run))
         if device is not None:
+            check_device(device)
             cfg.MODEL.DEVICE = device
         self.categories = _find_categories(cfg, run, weights)
         if self.categories is not None and not cfg.MODEL.DETR.NUM_CLASSES:
@@ -80,6 +86,7 @@ class Predictor:
         self.model = _build_model(cfg, self.categories).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
         self.score_threshold = score_threshold
+        self.batch_size = batch_size
         self.metadata = Metadata()
         if self.categories is not None:
             names = [x["name"] for x in self.categories]
@@ -100,7 +107,8 @@ class Predictor:
 
         Args:
             images: a path, a PIL image or an array (H, W, 3) of uint8 in RGB; or a list of these,
-                of which those of one size are passed through the model together.
+                of which ``batch_size`` at a time are read, and those of one size are passed through
+                the model together.
 
         Returns:
             For each image ``{"instances": Instances}`` on the CPU, with ``pred_boxes`` (XYXY, in
@@ -113,6 +121,11 @@ class Predictor:
         """
         if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
             return self([images])[0]
+        starts = range(0, len(images), self.batch_size)
+        batches = (images[start : start + self.batch_size] for start in starts)
+        return [output for batch in batches for output in self._detect(batch)]
+
+    def _detect(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]:
         inputs = [self._prepare(read_rgb(image)) for image in images]
         outputs: list[dict[str, Any]] = [{} for _ in inputs]
         # Padding reaches the features near it: only images of one shape are passed together, so

@@ -53,6 +53,11 @@ def arguments(data, tmp_path):
     return make
 
 
+def test_impossible_counts_are_found_while_planning(arguments):
+    with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH is 0, but must be at least 1"):
+        plan_finetuning(arguments(opts={"SOLVER.IMS_PER_BATCH": 0}))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_from_a_folder_to_a_model_with_its_table_and_pictures(arguments, tmp_path, caplog, name):
     with caplog.at_level(logging.INFO):

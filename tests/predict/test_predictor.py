@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import d2detr
+from d2detr.config import load_config
 from d2detr.datasets.shapes import draw_shapes_image
 from d2detr.errors import UserError
 from d2detr.predict.inputs import Video, VideoWriter, find_images
@@ -49,6 +50,43 @@ def assert_same(first, second):
     torch.testing.assert_close(first.pred_boxes.tensor, second.pred_boxes.tensor)
     torch.testing.assert_close(first.scores, second.scores)
     assert first.pred_classes.tolist() == second.pred_classes.tolist()
+
+
+def test_many_images_of_one_size_are_read_and_passed_in_batches(run):
+    predictor = d2detr.Predictor(run, score_threshold=0, batch_size=4)
+    sizes = []
+    predictor.model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    picture = draw_shapes_image([3, 3, 0], 64).image
+    outputs = predictor([picture] * 10)
+    assert sizes == [4, 4, 2] and len(outputs) == 10
+    assert_same(outputs[9], predictor(picture))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"score_threshold": 1.5}, r"score threshold is 1.5; it must be in \[0, 1\]"),
+        ({"batch_size": 0}, "batch size is 0"),
+        ({"device": "foo"}, "MODEL.DEVICE is 'foo', which is no device"),
+    ],
+)
+def test_impossible_arguments_are_refused(run, arguments, message):
+    with pytest.raises(UserError, match=message):
+        d2detr.Predictor(run, **arguments)
+
+
+def test_the_threshold_of_detectron2s_demo_counts(run, images):
+    """What its demo.py sets; Detectron2's defaults, of all else, drop nothing."""
+    cfg = load_config(str(run / "config.yaml"), ["MODEL.WEIGHTS", str(run / "model_best.pth")])
+    picture = np.array(Image.open(images / "0.png"))
+    scores = DefaultPredictor(cfg)(picture)["instances"].scores
+    assert len(scores) == 10
+    threshold = scores.median().item()
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = threshold
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = threshold
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH = threshold
+    kept = DefaultPredictor(cfg)(picture)["instances"].scores
+    assert torch.equal(kept, scores[scores >= threshold]) and len(kept) < 10
 
 
 def test_paths_images_arrays_and_batches_give_the_same(run, images):
