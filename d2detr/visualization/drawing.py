@@ -8,6 +8,8 @@ from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 
+from d2detr.visualization.labels import place_labels
+
 PanopticSeg = tuple[torch.Tensor, list[dict[str, Any]]]
 
 _MIN_SHORT_SIDE = 256  # labels are unreadable on smaller pictures
@@ -128,13 +130,40 @@ def draw_instances(
         labels = [f"{x} {score:.0%}" for x, score in zip(labels, scores, strict=True)]
     colors = np.asarray(metadata.get("thing_colors", colormap(rgb=True))) / 255
     visualizer = Visualizer(rgb, scale=_scale(rgb))
+    object_colors = [colors[i % len(colors)] for i in classes]
+    boxes = fields[f"{kind}_boxes"]
     visualizer.overlay_instances(
-        boxes=fields[f"{kind}_boxes"],
-        masks=fields.get(f"{kind}_masks"),
-        labels=labels,
-        assigned_colors=[colors[i % len(colors)] for i in classes],
+        boxes=boxes, masks=fields.get(f"{kind}_masks"), assigned_colors=object_colors
     )
+    _write_labels(visualizer, boxes.tensor.numpy(), labels, object_colors)
     return visualizer.get_output().get_image()
+
+
+def _write_labels(
+    visualizer: Visualizer, boxes: np.ndarray, labels: list[str], colors: list[np.ndarray]
+) -> None:
+    """Write labels at their boxes. Detectron2 writes them wherever another object may be."""
+    picture = visualizer.output
+    renderer = picture.canvas.get_renderer()
+    size = picture.width, picture.height
+    heights = (boxes[:, 3] - boxes[:, 1]) / np.sqrt(size[0] * size[1])
+    sizes = []
+    for label, height, color in zip(labels, heights, colors, strict=True):
+        share = np.clip((height - 0.02) / 0.08 + 1, 1.2, 2) * 0.5  # Detectron2's
+        visualizer.draw_text(
+            label,
+            (0, 0),
+            font_size=share * visualizer._default_font_size,
+            color=visualizer._change_color_brightness(color, brightness_factor=0.7),
+            horizontal_alignment="left",
+        )
+        text = picture.ax.texts[-1]
+        text.update_bbox_position_size(renderer)
+        extent = text.get_bbox_patch().get_window_extent(renderer)
+        sizes.append((extent.width / picture.scale, extent.height / picture.scale))
+    corners = place_labels(boxes, np.reshape(sizes, (-1, 2)), size)
+    for text, corner in zip(picture.ax.texts, corners, strict=True):
+        text.set_position(corner)
 
 
 def _to_rgb(image: torch.Tensor, image_format: str) -> np.ndarray:
