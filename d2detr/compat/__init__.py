@@ -15,11 +15,12 @@ from __future__ import annotations
 import importlib
 import sys
 
+from d2detr.compat.cores import usable_cores
 from d2detr.compat.finder import REPAIRS, RepairingFinder
 from d2detr.compat.libraries import repair_libraries
 from d2detr.compat.training import leave_process_group
 
-__all__ = ["apply", "leave_process_group"]
+__all__ = ["apply", "leave_process_group", "usable_cores"]
 
 DETECTRON2_IS_MISSING = """d2detr needs Detectron2, which is not installed. Either
   - install its official sources, which takes a C++ compiler:

@@ -16,7 +16,7 @@ from d2detr.compat import libraries, stand_ins, training
 REPAIRS: dict[str, Callable[[ModuleType], None]] = {
     "detectron2.data.common": training.sample_from_sets,
     "detectron2.engine.defaults": training.repair_defaults,
-    "detectron2.engine.hooks": training.repair_autograd_profiler,
+    "detectron2.engine.hooks": training.repair_hooks,
     "detectron2.engine.launch": training.repair_launch,
     "detectron2.model_zoo.model_zoo": stand_ins.explain_missing_configs,
 }

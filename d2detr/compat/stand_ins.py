@@ -17,6 +17,22 @@ import torch
 
 from d2detr.compat.installed import mentions
 
+# What 0.6 compiles, apart from the descriptions of its own compilation.
+OPERATORS = (
+    "COCOevalAccumulate",
+    "COCOevalEvaluateImages",
+    "ImageEvaluation",
+    "InstanceAnnotation",
+    "box_iou_rotated",
+    "deform_conv_backward_filter",
+    "deform_conv_backward_input",
+    "deform_conv_forward",
+    "modulated_deform_conv_backward",
+    "modulated_deform_conv_forward",
+    "roi_align_rotated_backward",
+    "roi_align_rotated_forward",
+)
+
 
 def needed_stand_ins() -> dict[str, Callable[[ModuleType], None]]:
     """Maps each module that is to be replaced to the function that fills its replacement."""
@@ -47,28 +63,46 @@ def fill_compiled_extension(module: ModuleType) -> None:
             "Detectron2 from its official sources to use this operator."
         )
 
-    def operator(name: str) -> Callable:
-        if name.startswith("__"):  # what Python asks of every module is no operator
-            raise AttributeError(name)
-        return functools.partial(needs_extension, name)
-
-    module.__getattr__ = operator
+    for name in OPERATORS:
+        setattr(module, name, functools.partial(needs_extension, name))
     # Detectron2 lists these in every log.
     module.get_compiler_version = module.get_cuda_version = lambda: "not compiled"
     module.has_cuda = lambda: False
-    # The only operator that is called past the module.
-    torch.ops.detectron2.nms_rotated = operator("nms_rotated")
+    # The only operator that is called past the module, so that it can be scripted.
+    library = torch.library.Library("detectron2", "FRAGMENT")
+    library.define("nms_rotated(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    fails = functools.partial(needs_extension, "nms_rotated")
+    library.impl("nms_rotated", fails, "CompositeImplicitAutograd")
+    module.torch_library = library  # torch forgets the operator without it
 
 
 def fill_fast_eval_api(module: ModuleType) -> None:
     """COCOEvaluator's fast evaluation is part of the extension: faster-coco-eval replaces it."""
     from faster_coco_eval.core.faster_eval_api import COCOeval_faster
+    from pycocotools.cocoeval import COCOeval
 
     class COCOeval_opt(COCOeval_faster):  # noqa: N801 (Detectron2's name)
         def __init__(self, cocoGt: Any, cocoDt: Any, iouType: str = "segm"):  # noqa: N803
             cocoGt.cat_img_map = cocoGt.catToImgs  # pycocotools' name for it
             super().__init__(cocoGt, cocoDt, iouType, print_function=print)
             self.params.catIds = sorted(cocoGt.getCatIds())  # for keypoints, only those in use
+
+        def _prepare(self) -> None:
+            """Rejects what pycocotools rejects, where faster-coco-eval assumes a value."""
+            super()._prepare()
+            needed = ["iscrowd"]
+            if self.params.iouType == "keypoints":
+                needed.append("num_keypoints")
+            truth = self.cocoGt
+            for annotation in truth.loadAnns(truth.getAnnIds(imgIds=self.params.imgIds)):
+                has_area_range = len(self.params.areaRng) > 0 and not annotation.get("iscrowd")
+                for field in [*needed, "area"] if has_area_range else needed:
+                    if field not in annotation:
+                        raise KeyError(f"Annotation {annotation['id']} has no '{field}'.")
+
+        def summarize(self) -> None:
+            """Prints and takes the means as pycocotools does, for any parameters."""
+            COCOeval.summarize(self)
 
     module.COCOeval_opt = COCOeval_opt
 

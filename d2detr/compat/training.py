@@ -32,18 +32,26 @@ def distributed_worker(*args: Any) -> None:
 
 
 def leave_process_group() -> None:
-    """Waits for the other processes and leaves their groups, if this process is in one.
+    """Leaves this process's gloo groups, without waiting for the other processes.
 
     gloo's threads live as long as their group, and one that still has a tensor to free when
     Python shuts down aborts the process, after all work is done. So nothing may keep a group.
+    NCCL's groups end with the process: leaving them would wait for processes that still work.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        comm = import_module("detectron2.utils.comm")
-        comm.synchronize()
-        comm._LOCAL_PROCESS_GROUP = None
-        comm._get_global_gloo_group.cache_clear()
-        distributed.destroy_process_group()
-        gc.collect()  # models in DistributedDataParallel hold the group, too
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    comm = import_module("detectron2.utils.comm")
+    gloo = None if distributed.get_backend() == "gloo" else _gloo_group_beside_nccl(comm)
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    if distributed.get_backend() == "gloo" or gloo is not None:
+        distributed.destroy_process_group(gloo)  # None stands for all of them
+    gc.collect()  # models in DistributedDataParallel hold the group, too
+
+
+def _gloo_group_beside_nccl(comm: ModuleType) -> distributed.ProcessGroup | None:
+    is_made = comm._get_global_gloo_group.cache_info().currsize > 0
+    return comm._get_global_gloo_group() if is_made else None
 
 
 def run_on_cpu_or_gpu(
@@ -136,6 +144,32 @@ class SetSampler(random.Random):
 
     def sample(self, population: Any, k: int) -> list:
         return super().sample(list(population), k)
+
+
+def repair_hooks(hooks: ModuleType) -> None:
+    """Makes the repairs of `detectron2.engine.hooks`."""
+    repair_autograd_profiler(hooks)
+    keep_scheduler_state(hooks)
+
+
+def keep_scheduler_state(hooks: ModuleType) -> None:
+    """0.6 saves and restores `_LRScheduler`s, which torch's own schedulers are not since 2.0."""
+    if not mentions("engine/hooks.py", "isinstance(self.scheduler, torch.optim.lr_scheduler._LR"):
+        return
+
+    def state_dict(self: Any) -> dict:
+        return self.scheduler.state_dict() if has_state(self.scheduler) else {}
+
+    def load_state_dict(self: Any, state: dict) -> None:
+        if has_state(self.scheduler):
+            logging.getLogger(hooks.__name__).info("Loading scheduler from state_dict ...")
+            self.scheduler.load_state_dict(state)
+
+    def has_state(scheduler: Any) -> bool:
+        return isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+
+    hooks.LRScheduler.state_dict = state_dict
+    hooks.LRScheduler.load_state_dict = load_state_dict
 
 
 def repair_autograd_profiler(hooks: ModuleType) -> None:

@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import logging
-import os
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from d2detr.compat import usable_cores
 from d2detr.datasets.panoptic import read_segment_ids
 from d2detr.errors import UserError
 from d2detr.evaluation.panoptic_quality import PanopticQuality
@@ -60,8 +60,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 f"The true segmentations of {dataset_name} are in {self._directory / 'panoptic'}, "
                 "where the predictions would overwrite them. Choose another OUTPUT_DIR."
             )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self._num_processes = num_processes or min(8, cores)
+        self._num_processes = num_processes or min(8, usable_cores())
         # Apart, because some models number stuff for itself.
         self._thing_ids, self._stuff_ids = (
             {contiguous: category_id for category_id, contiguous in ids.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
+from d2detr.compat import usable_cores
 from d2detr.finetune.batch_size import largest_batch
 
 # Images seen in a fine-tuning of a middle-sized dataset; VOC 2012 was published with 40 epochs of
@@ -110,7 +110,7 @@ def apply_recipe(
     period = iterations // 10 or iterations
     choose("TEST.EVAL_PERIOD", period, "at most ten evaluations, of which the best model is kept")
     choose("SOLVER.CHECKPOINT_PERIOD", period, "a killed run loses a tenth at most")
-    workers = min(4, len(os.sched_getaffinity(0)) // num_devices)
+    workers = min(4, usable_cores() // num_devices)
     choose("DATALOADER.NUM_WORKERS", workers, "of the processors that there are")
     return choices
 
