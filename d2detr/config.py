@@ -50,6 +50,10 @@ def add_detr_config(cfg: CN) -> None:
     # Losses, clipping and schedule are those of the whole batch; class_error and cardinality_error
     # are logged of the last part. A batch of fewer images has as many parts as images.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # With several processes each divides its classification loss by the class weights of its own
+    # images, as the original does; boxes and masks are divided by the objects of all. True divides
+    # the classification like them: losses and gradients are those of one process with all images.
+    cfg.SOLVER.EXACT_GLOBAL_BATCH = False
 
     # Images that each process evaluates at a time. Padding changes detections a little, see
     # docs/padding.md.

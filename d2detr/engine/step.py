@@ -25,6 +25,8 @@ class TrainingStep:
         optimizer: of its parameters.
         amp_dtype: precision of autocast; None trains in float32.
         num_parts: parts of a batch.
+        exact_global_batch: with several processes, train DETR on the losses that one process would
+            have for the images of all; see ``SOLVER.EXACT_GLOBAL_BATCH``.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class TrainingStep:
         *,
         amp_dtype: torch.dtype | None = None,
         num_parts: int = 1,
+        exact_global_batch: bool = False,
     ):
         self.model = model
         self.optimizer = optimizer
         self.num_parts = num_parts
+        self.exact_global_batch = exact_global_batch
         device = next(model.parameters()).device.type
         self._autocast = torch.autocast(device, dtype=amp_dtype, enabled=amp_dtype is not None)
         # From torch's 65536 the scale would have to halve a few times, and skip an update each.
@@ -49,7 +53,7 @@ class TrainingStep:
     def from_config(
         cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> "TrainingStep":
-        """Build from ``SOLVER.AMP`` and ``SOLVER.ACCUMULATE_STEPS``.
+        """Build from ``SOLVER``: ``AMP``, ``ACCUMULATE_STEPS`` and ``EXACT_GLOBAL_BATCH``.
 
         Raises:
             UserError: one of them makes no sense.
@@ -62,7 +66,13 @@ class TrainingStep:
         if num_parts < 1:
             raise UserError(f"SOLVER.ACCUMULATE_STEPS is {num_parts}, but must be at least 1.")
         dtype = _AMP_DTYPES[name] if amp.ENABLED else None
-        return cls(model, optimizer, amp_dtype=dtype, num_parts=num_parts)
+        return cls(
+            model,
+            optimizer,
+            amp_dtype=dtype,
+            num_parts=num_parts,
+            exact_global_batch=cfg.SOLVER.EXACT_GLOBAL_BATCH,
+        )
 
     def compute_gradients(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Replace the gradients by those of a batch.
@@ -78,8 +88,9 @@ class TrainingStep:
         model = self.model.module if distributed else self.model
         is_detr = isinstance(model, DETR)
         total: dict[str, Tensor] = {}
-        # DETR's losses of a part are divided by the objects of the whole batch.
-        options = {"divisor": model.loss_divisor(batch)} if is_detr else {}
+        options: dict[str, Any] = {}
+        if is_detr:  # its losses of a part are divided by the objects of the whole batch
+            options["divisor"] = model.loss_divisor(batch, self.exact_global_batch)
         parts = _split(batch, self.num_parts)
         for number, part in enumerate(parts, start=1):
             share = 1.0 if is_detr else len(part) / len(batch)

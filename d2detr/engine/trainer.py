@@ -27,6 +27,7 @@ from d2detr.data import (
     seed_random_numbers,
 )
 from d2detr.datasets import write_categories
+from d2detr.engine.agreement import check_same_start
 from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
@@ -112,7 +113,9 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Interruption: SIGINT or SIGTERM came; the message says how to go on.
+            UserError: several processes would start from different weights.
         """
+        check_same_start(self.checkpointer.model, self.start_iter)
         if comm.is_main_process():
             remove_partial(self.cfg.OUTPUT_DIR)
             self._complete_finished_training()

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import logging
+import os
 from collections import OrderedDict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path

@@ -19,11 +19,12 @@ class Divisor:
 
     Attributes:
         num_boxes: targets of an average worker, at least 1; for losses of boxes and masks.
-        class_weight: the weights of all queries' classes, summed; for the classification.
+        class_weight: the weights of all queries' classes, summed over the worker's own images or
+            those of an average worker; for the classification.
     """
 
-    num_boxes: Tensor | int
-    class_weight: float
+    num_boxes: Tensor | float
+    class_weight: Tensor | float
 
 
 class SetCriterion(nn.Module):
@@ -128,19 +129,31 @@ class SetCriterion(nn.Module):
                 losses |= mask_losses(mask_logits, target_masks, divisor.num_boxes)
         return self._weigh(losses), metrics
 
-    def divisor(self, counts: list[int], num_queries: int, device: torch.device) -> Divisor:
+    def divisor(
+        self,
+        counts: list[int],
+        num_queries: int,
+        device: torch.device,
+        exact_global_batch: bool = False,
+    ) -> Divisor:
         """What the losses of a batch are divided by.
 
         Args:
             counts: number of objects of each image.
             num_queries: Q.
             device: of the model.
+            exact_global_batch: divide the classification, too, by a sum over the images of all
+                workers, so that the mean of their losses is the loss of all images at once. The
+                original divides it by that of each worker's own images.
         """
         num_pairs = sum(min(count, num_queries) for count in counts)
         others = num_queries * len(counts) - num_pairs
+        class_weight = num_pairs + self.no_object_weight * others
         return Divisor(
-            num_boxes=_average_over_workers(sum(counts), device),
-            class_weight=num_pairs + self.no_object_weight * others,
+            num_boxes=_average_over_workers(sum(counts), device, lowest=1.0),
+            class_weight=_average_over_workers(class_weight, device)
+            if exact_global_batch
+            else class_weight,
         )
 
     def _classification_loss(
@@ -209,7 +222,7 @@ def build_criterion(cfg: CfgNode, num_classes: int) -> SetCriterion:
     )
 
 
-def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | int) -> dict[str, Tensor]:
+def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | float) -> dict[str, Tensor]:
     """Focal and dice losses of M masks, one (1,) tensor each.
 
     The focal loss of a mask is the mean over all pixels, padding included.
@@ -257,11 +270,13 @@ def _check_finite(finite: Tensor) -> None:
     raise FloatingPointError(f"Not finite: {', '.join(faults)}")
 
 
-def _average_over_workers(count: int, device: torch.device) -> Tensor | int:
-    """Mean of ``count`` over all workers, at least 1, without waiting for the device."""
+def _average_over_workers(
+    value: float, device: torch.device, lowest: float = 0.0
+) -> Tensor | float:
+    """Mean of ``value`` over all workers, at least ``lowest``, without waiting for the device."""
     world_size = comm.get_world_size()
     if world_size == 1:
-        return max(count, 1)
-    total = torch.tensor([float(count)]).to(device, non_blocking=True)
+        return max(value, lowest)
+    total = torch.tensor([float(value)]).to(device, non_blocking=True)
     torch.distributed.all_reduce(total)
-    return (total / world_size).clamp(min=1)
+    return (total / world_size).clamp(min=lowest)

@@ -256,15 +256,18 @@ class DETR(nn.Module):
         predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
         return self.criterion(outputs, targets, predict_masks, divisor)
 
-    def loss_divisor(self, batched_inputs: list[dict[str, Any]]) -> Divisor:
+    def loss_divisor(
+        self, batched_inputs: list[dict[str, Any]], exact_global_batch: bool = False
+    ) -> Divisor:
         """Return what the losses of a batch are divided by, to be given with each part of it.
 
         Args:
-            batched_inputs: the whole batch; see :meth:`forward`.
+            batched_inputs: the whole batch of this process; see :meth:`forward`.
+            exact_global_batch: see :meth:`SetCriterion.divisor`.
         """
         counts = [len(record.get("instances", ())) for record in batched_inputs]
         num_queries = self.transformer.decoder.query_embed.num_embeddings
-        return self.criterion.divisor(counts, num_queries, self.device)
+        return self.criterion.divisor(counts, num_queries, self.device, exact_global_batch)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
