@@ -85,7 +85,6 @@ def main(args: argparse.Namespace) -> None:
             output=str(output / name.replace(" ", "_")),
             resume=False,
             overwrite=True,
-            num_gpus=1,
             opts=["SOLVER.MAX_ITER", str(args.iterations), "SEED", "1", *args.opts],
         )
         results[name] = run_finetuning(plan_finetuning(options))["bbox"]

@@ -5,7 +5,8 @@ import argparse
 from pathlib import Path
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.engine import exit_on_user_error, run, setup
+from d2detr.engine import add_launch_arguments, run, setup
+from d2detr.engine.preparation import on_main_process
 from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
 
 
@@ -22,20 +23,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", help="default: the config that belongs to --weights")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    parser.add_argument("--num-gpus", type=int, default=1, help="on a CPU: processes")
+    add_launch_arguments(parser)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
     return parser.parse_args()
 
 
 def main(args: argparse.Namespace) -> None:
+    on_main_process(lambda: plan_finetuning(args))
+    # What was planned is in the output folder, for every process to read.
+    args.config_file, args.opts = str(Path(args.output) / "config.yaml"), []
     run_finetuning(setup(args), resume=args.resume)
 
 
 if __name__ == "__main__":
-    args = parse_args()
-    with exit_on_user_error():
-        plan_finetuning(args)
-    # What was planned is in the output folder, for every process to read.
-    args.config_file, args.opts = str(Path(args.output) / "config.yaml"), []
-    args.num_machines, args.machine_rank, args.dist_url = 1, 0, "auto"
-    run(main, args)
+    run(main, parse_args())

@@ -18,9 +18,9 @@ import sys
 from d2detr.compat.cores import usable_cores
 from d2detr.compat.finder import REPAIRS, RepairingFinder
 from d2detr.compat.libraries import repair_libraries
-from d2detr.compat.training import leave_process_group
+from d2detr.compat.training import distributed_worker, leave_process_group
 
-__all__ = ["apply", "leave_process_group", "usable_cores"]
+__all__ = ["apply", "distributed_worker", "leave_process_group", "usable_cores"]
 
 DETECTRON2_IS_MISSING = """d2detr needs Detectron2, which is not installed. Either
   - install its official sources, which takes a C++ compiler:

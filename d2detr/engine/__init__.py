@@ -1,7 +1,6 @@
-from detectron2.engine import default_argument_parser
-
 from d2detr.config import load_config
-from d2detr.engine.launch import exit_on_user_error, run, setup
+from d2detr.engine.group import add_launch_arguments
+from d2detr.engine.launch import default_argument_parser, exit_on_user_error, run, setup
 from d2detr.engine.trainer import Trainer, evaluate
 from d2detr.solver import (
     build_optimizer,
@@ -11,6 +10,7 @@ from d2detr.solver import (
 
 __all__ = [
     "Trainer",
+    "add_launch_arguments",
     "build_optimizer",
     "clip_full_model_gradients",
     "default_argument_parser",

@@ -42,4 +42,5 @@ def check_same_start(model: nn.Module, start_iter: int) -> None:
 
 
 def _checksum(tensor: Tensor) -> tuple[int, ...]:
-    return (*tensor.shape, zlib.crc32(tensor.detach().cpu().flatten().view(torch.uint8).numpy()))
+    values = tensor.detach().cpu().flatten().view(torch.uint8).numpy()
+    return (*tensor.shape, zlib.crc32(values.data))

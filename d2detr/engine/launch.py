@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser as detectron2_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from d2detr.checkpoint.saving import WholeFiles
 from d2detr.config import load_config
+from d2detr.engine.group import find_group
 from d2detr.engine.interruption import (
     Interruption,
     handling_signals,
@@ -25,6 +25,7 @@ from d2detr.engine.interruption import (
     pass_on_to_children,
 )
 from d2detr.engine.output_folder import set_run_aside
+from d2detr.engine.processes import launch_processes
 from d2detr.engine.run_log import describe_run, set_up_logging
 from d2detr.errors import UserError
 from d2detr.files import make_folder
@@ -83,23 +84,25 @@ def _follow(weights: str, output: str, previous: Path) -> str:
     return str(moved) if was_inside and moved.exists() else weights
 
 
-def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Run ``main(args)`` on every worker that ``args`` asks for.
+def default_argument_parser() -> argparse.ArgumentParser:
+    """Return Detectron2's parser, which tells for :func:`run` what was given and what was not."""
+    parser = detectron2_argument_parser()
+    parser.set_defaults(num_gpus=None, num_machines=None, machine_rank=None, dist_url=None)
+    return parser
 
-    A :class:`UserError` ends the program with its message alone and status 1.
+
+def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in every process that ``args``, ``torchrun`` or Slurm ask for.
+
+    A :class:`UserError` ends the program with its message alone and status 1, and so does a process
+    that dies, with one sentence that names it.
     """
-    try:
+    with exit_on_user_error():
+        group = find_group(args)
+        cfg = load_config(args.config_file, args.opts)
+        log = Path(getattr(args, "output", cfg.OUTPUT_DIR), "log.txt")
         with handling_signals(pass_on_to_children):
-            launch(
-                _run_worker,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(main, args),
-            )
-    except torch.multiprocessing.ProcessExitedException as error:
-        sys.exit(error.exit_code)
+            launch_processes(_run_worker, (main, args), group, str(log))
 
 
 def _run_worker(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

@@ -154,7 +154,7 @@ def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
         most_objects,
         pretrained=pretrained,
         base=load_config(config_file),
-        num_devices=max(1, args.num_gpus),
+        num_devices=comm.get_world_size(),
         given=given,
     )
     logger.info(f"The recipe, on top of {config_file}:\n{describe_recipe(choices)}")

@@ -1,125 +1,119 @@
-"""What several processes must agree on, found out by two of them."""
+"""Processes that die, on one machine and on two, and those that other launchers start."""
 
-from dataclasses import dataclass
+import os
+import socket
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-import d2detr  # noqa: F401 before anything of Detectron2
+import d2detr
 
-# isort: split
-from detectron2.engine import create_ddp_model, launch
-from detectron2.modeling import build_model
+SCRIPT = """
+import argparse
+import os
+import signal
+
+import d2detr
+from d2detr.engine import add_launch_arguments, run
 from detectron2.utils import comm
 
-from d2detr.config import load_config
-from d2detr.engine import build_optimizer
-from d2detr.engine.agreement import check_same_start
-from d2detr.engine.step import TrainingStep
-from d2detr.errors import UserError
-from d2detr.model_zoo import get_config_file
-from tests.modeling.inputs import make_input
 
-TINY = ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "5", "MODEL.DETR.DROPOUT", "0.0"]
-# Objects of the images; those of the second process, the last four, are many more.
-COUNTS = (0, 1, 1, 2, 9, 3, 12, 5)
-
-
-@dataclass
-class Step:
-    losses: dict[str, torch.Tensor]
-    gradients: dict[str, torch.Tensor]
+def main(args):
+    comm.synchronize()
+    print(comm.get_rank(), comm.get_local_rank(), comm.get_world_size(), flush=True)
+    if args.fault and comm.get_rank() == 1:
+        if args.fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("one and one is three")
+    while args.fault:
+        comm.synchronize()
 
 
-def take_step(exact: bool) -> Step:
-    """Losses and gradients of the global batch, of which each process takes its share."""
-    cfg = load_config(get_config_file("quickstart.yaml"), TINY)
-    cfg.SOLVER.EXACT_GLOBAL_BATCH = exact
-    torch.manual_seed(0)
-    model = create_ddp_model(build_model(cfg))
-    step = TrainingStep.from_config(cfg, model, build_optimizer(cfg, model))
-    batch = [make_input(48, 64, count, seed=seed) for seed, count in enumerate(COUNTS)]
-    for record in batch:
-        record["instances"].gt_classes %= 5
-    share = len(batch) // comm.get_world_size()
-    losses = step.compute_gradients(batch[comm.get_rank() * share :][:share])
-    gathered = comm.all_gather(losses)
-    inner = getattr(model, "module", model)
-    return Step(
-        losses={name: torch.stack([x[name] for x in gathered]).mean() for name in losses},
-        gradients={name: x.grad for name, x in inner.named_parameters() if x.requires_grad},
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fault")
+    add_launch_arguments(parser)
+    args = parser.parse_args()
+    args.config_file, args.opts, args.output = "", [], "output"
+    run(main, args)
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts the script, with arguments and variables of the environment."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    started = []
+
+    def start(*args, **variables):
+        environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(d2detr.__file__).parents[1]),
+            **variables,
+        }
+        command = [sys.executable, "-W", "ignore", script, *args]
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_a_killed_process_ends_those_of_both_machines_with_the_reason(start):
+    url = f"tcp://127.0.0.1:{free_port()}"
+    machines = [
+        start(
+            *("--fault", "kill", "--num-machines", "2", "--machine-rank", str(rank)),
+            *("--dist-url", url),
+            GLOO_SOCKET_IFNAME="lo",
+        )
+        for rank in range(2)
+    ]
+    for rank, machine in enumerate(machines):
+        output, errors = machine.communicate(timeout=200)
+        assert output == f"{rank} 0 2\n"
+        assert errors == (
+            f"error: Process 1 of 2 on {socket.gethostname()}, whose log is output/log.txt.rank1, "
+            "was killed by SIGKILL, as the system does when memory runs out.\n"
+        )
+        assert machine.returncode == 128 + 9
+
+
+def test_an_error_in_a_process_is_told_once_and_ends_the_others(start):
+    process = start("--fault", "error", "--num-gpus", "2")
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert errors.endswith(
+        "error: Process 1 of 2, whose log is output/log.txt.rank1, ended with ValueError: one and "
+        "one is three\n"
     )
+    assert errors.count("Traceback") == 1  # of the error itself
+    assert "Connection" not in errors
 
 
-def complaint(model: torch.nn.Module, start_iter: int = 0) -> str | None:
-    try:
-        check_same_start(model, start_iter)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def disagree() -> dict[str, str | None]:
-    """What every process is told about one model after the other."""
-    rank = comm.get_rank()
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    complaints = {"nothing": complaint(model), "iteration": complaint(model, start_iter=7 * rank)}
-    with torch.no_grad():
-        model[0].weight.copy_(model[0].weight.roll(rank, dims=0))  # the same rows, in other places
-    complaints["rows"] = complaint(model)
-    extended = torch.nn.Sequential(*model, *[torch.nn.Linear(4, 4)] * rank)
-    complaints["model"] = complaint(extended)
-    return complaints
-
-
-def work(folder: str) -> None:
-    torch.set_num_threads(1)
-    result = {
-        "exact": take_step(exact=True),
-        "original": take_step(exact=False),
-        "complaints": disagree(),
-    }
-    torch.save(result, Path(folder, f"rank{comm.get_rank()}.pt"))
-
-
-@pytest.fixture(scope="module")
-def outcome(tmp_path_factory):
-    """What two processes found, and the step of one process with all images."""
-    folder = str(tmp_path_factory.mktemp("processes"))
-    launch(work, 2, dist_url="auto", args=(folder,))
-    ranks = [torch.load(f"{folder}/rank{i}.pt", weights_only=False) for i in range(2)]
-    return ranks, take_step(exact=True)
-
-
-def test_the_exact_global_batch_is_that_of_one_process(outcome):
-    ranks, alone = outcome
-    for rank in ranks:
-        torch.testing.assert_close(rank["exact"].losses, alone.losses, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(rank["exact"].gradients, alone.gradients, rtol=1e-3, atol=2e-5)
-
-
-def test_by_default_only_the_classification_differs_as_in_the_original(outcome):
-    (rank, _), alone = outcome
-    for name, loss in rank["original"].losses.items():
-        is_equal = np.isclose(loss, alone.losses[name], rtol=1e-5)
-        assert is_equal == (not name.startswith("loss_ce")), name
-
-
-@pytest.mark.parametrize(
-    ("difference", "message"),
-    [
-        ("iteration", "rank 1 differs from rank 0 in 1 of 8 values, first in the iteration"),
-        ("rows", "in 1 of 8 values, first in 0.weight"),
-        ("model", "in 3 of 10 values"),
-    ],
-)
-def test_processes_that_would_train_apart_are_told_all(outcome, difference, message):
-    for rank in outcome[0]:
-        assert message in rank["complaints"][difference]
-
-
-def test_processes_that_agree_may_start(outcome):
-    assert [rank["complaints"]["nothing"] for rank in outcome[0]] == [None, None]
+def test_processes_of_slurm_join(start):
+    common = {"SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    tasks = [start(**common, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in range(2)]
+    for rank, task in enumerate(tasks):
+        output, errors = task.communicate(timeout=200)
+        assert (output, errors, task.returncode) == (f"{rank} {rank} 2\n", "", 0)

@@ -45,7 +45,6 @@ def arguments(data, tmp_path):
             "config_file": get_config_file("quickstart.yaml"),
             "resume": False,
             "overwrite": False,
-            "num_gpus": 0,
             "opts": [str(x) for pair in given.items() for x in pair],
         }
         return argparse.Namespace(**{**defaults, **values})

@@ -1,0 +1,48 @@
+"""Fine-tuning by several processes that torchrun has started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.dataset_trees import FORMATS, two_splits
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.IMS_PER_BATCH": "4",
+    "DATALOADER.NUM_WORKERS": "0",
+    "MODEL.DETR.HIDDEN_DIM": "32",
+    "TEST.EVAL_PERIOD": "0",
+}
+
+
+def test_processes_of_torchrun_are_one_run(tmp_path):
+    FORMATS["yolo"](tmp_path / "data", two_splits())
+    config_file = ROOT / "configs" / "quickstart.yaml"
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
+            *("--standalone", "--nproc-per-node", "2", ROOT / "tools" / "finetune.py"),
+            *("--data", "data", "--output", "output", "--weights", ""),
+            *("--config-file", config_file, *(x for pair in SMALL.items() for x in pair)),
+        ],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "",
+            "FVCORE_CACHE": str(tmp_path / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr
+    output = tmp_path / "output"
+    assert json.loads((output / "results.json").read_text())["bbox"]
+    for name, rank in (("log.txt", 0), ("log.txt.rank1", 1)):
+        log = (output / name).read_text()
+        assert f"Rank of current process: {rank}. World size: 2" in log
