@@ -45,4 +45,4 @@ def test_processes_of_torchrun_are_one_run(tmp_path):
     assert json.loads((output / "results.json").read_text())["bbox"]
     for name, rank in (("log.txt", 0), ("log.txt.rank1", 1)):
         log = (output / name).read_text()
-        assert f"Rank of current process: {rank}. World size: 2" in log
+        assert f"Process {rank} of 2." in log
