@@ -2,7 +2,7 @@ import pytest
 
 from d2detr.datasets import register_auto_dataset
 from d2detr.datasets.catalog import load_dataset
-from d2detr.doctor.dataset_report import check_dataset
+from d2detr.doctor import check_dataset
 from tests.dataset_trees import two_splits, voc
 from tests.datasets.auto_checks import boxes_by_image, refuse, truth
 
