@@ -9,7 +9,7 @@ from detectron2.data import MetadataCatalog
 
 from d2detr.datasets import register_auto_dataset
 from d2detr.datasets.catalog import load_dataset
-from tests.dataset_trees import two_splits, yolo, yolo_darknet, yolo_flat
+from tests.dataset_trees import two_splits, yolo, yolo_darknet, yolo_flat, yolo_roboflow
 from tests.datasets.auto_checks import boxes_by_image, refuse, truth
 
 pytestmark = pytest.mark.usefixtures("forget_datasets", "own_cache")
@@ -115,12 +115,46 @@ def test_places_without_images_are_refused(tmp_path, splits, changes):
     refuse(tmp_path, "data.yaml", "1 places with no image", "vla" if "val" in changes else "more")
 
 
-def test_a_test_split_that_was_not_exported_is_said_to_be_absent(tmp_path, splits, caplog):
-    yolo(tmp_path, splits)
-    describe(tmp_path, test="../test/images")
+@pytest.mark.parametrize("absent", ["val", "test"])
+def test_a_split_that_was_not_exported_is_said_to_be_absent(tmp_path, splits, caplog, absent):
+    yolo_roboflow(tmp_path, splits)
+    if absent == "val":
+        shutil.rmtree(tmp_path / "valid")
+    else:
+        describe(tmp_path, test="../test/images")
     with caplog.at_level("WARNING", logger="d2detr"):
-        assert sorted(register_auto_dataset(tmp_path)) == ["all", "train", "val"]
-    assert "data.yaml: there is no image where it says that those for test are" in caplog.text
+        names = register_auto_dataset(tmp_path)
+    place = "../valid/images" if absent == "val" else "../test/images"
+    assert f"no image where it says that those for {absent} are, which is {place}" in caplog.text
+    assert sorted(names) == ["all", "train", "val"]
+    if absent == "val":
+        division = MetadataCatalog.get(names["val"]).division
+        assert division.startswith("it has no validation split, so 1 of its 4 images were drawn")
+
+
+def rename_images(root):
+    (root / "valid").rename(root / "my_validation")
+
+
+def empty_images(root):
+    shutil.rmtree(root / "valid" / "images")
+    (root / "valid" / "images").mkdir()
+
+
+def name_a_list(root):
+    shutil.rmtree(root / "valid")
+    describe(root, val="valid.txt")
+
+
+def lose_training(root):
+    shutil.rmtree(root / "train")
+
+
+@pytest.mark.parametrize("change", [rename_images, empty_images, name_a_list, lose_training])
+def test_a_split_that_may_be_somewhere_is_not_replaced_by_others(tmp_path, splits, change):
+    yolo_roboflow(tmp_path, splits)
+    change(tmp_path)
+    refuse(tmp_path, "data.yaml", "1 places with no image")
 
 
 def test_description_apart_from_its_images(tmp_path, splits):

@@ -151,18 +151,37 @@ def _images_of_split(
     """Return the images of a split: below a folder, in several ones, or listed in a text file."""
     key = next((key for key in _KEYS[split] if description.get(key)), None)
     places = description[key] if key else []
+    base = str(description.get("path") or "")
     images: list[str] = []
-    for place in [places] if isinstance(places, str) else places:
-        resolved = _resolve(path, str(description.get("path") or ""), str(place), tree)
+    lacking: dict[str, Path | None] = {}
+    for place in [places] if isinstance(places, str) else map(str, places):
+        resolved = _resolve(path, base, place, tree)
         found = [] if resolved is None else _images_at(resolved, tree)
         images.extend(found)
-        if not found and split == "test":  # which exporters name without writing it
-            logger.warning(f"{path}: there is no image where it says that those for test are.")
-        elif not found:
-            faults.add(
-                "places with no image (correct them or remove their lines)", f"{key}: {place}"
-            )
+        if not found:
+            lacking[place] = resolved
+    if lacking and not images and _was_not_exported(split, lacking, tree):
+        logger.warning(
+            f"{path}: there is no image where it says that those for {split} are, which is "
+            f"{', '.join(lacking)}. It is read as if it did not say so."
+        )
+        return []
+    for place in lacking:
+        faults.add("places with no image (correct them or remove their lines)", f"{key}: {place}")
     return sorted(set(images))
+
+
+def _was_not_exported(split: str, lacking: dict[str, Path | None], tree: Tree) -> bool:
+    """Whether a data.yaml, like many of Roboflow's, names a split that was never there.
+
+    A list of images or an empty folder tells of images that were there, and a folder that is
+    called like the split tells that they are elsewhere.
+    """
+    if split == "test":  # nothing depends on it
+        return True
+    places_exist = any(lacking.values()) or any(Path(place).suffix for place in lacking)
+    has_images = any(tree.split_of(folder) == split for folder in tree.image_folders)
+    return split == "val" and not places_exist and not has_images
 
 
 def _images_at(place: Path, tree: Tree) -> list[str]:
