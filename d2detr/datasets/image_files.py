@@ -19,6 +19,10 @@ FILES_PER_TASK = 500
 EXIF_ORIENTATION = 274  # the tag's number; values above 4 swap width and height
 # What is compared first of files of equal length.
 _HEAD_BYTES = 1 << 14
+# The corner of an image, in pixels: the part of a JPEG that is stored last.
+_CORNER = 8
+# What decoders put where the data of a JPEG are missing.
+_GREY = 128
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,15 @@ class ImageState:
         problem: why it cannot be read, if so.
         size: (width, height) as displayed, None if it cannot be read.
         turned: whether its EXIF orientation swaps width and height.
+        ends_grey: whether it is a JPEG that was decoded and ends in plain grey, as those do whose
+            data are damaged inside: decoders raise no error for it.
     """
 
     missing: bool = False
     problem: str | None = None
     size: tuple[int, int] | None = None
     turned: bool = False
+    ends_grey: bool = False
 
 
 def inspect_images(file_names: Sequence[str], num_decoded: int = 0) -> Iterator[ImageState]:
@@ -114,10 +121,11 @@ def _inspect(file_name: str, decode: bool) -> ImageState:
         must_decode = True
     try:
         with Image.open(file_name) as image:
-            state = ImageState(size=displayed_size(image), turned=_is_turned(image))
+            size, turned = displayed_size(image), _is_turned(image)
             if must_decode:
                 image.load()
-            return state
+            ends_grey = must_decode and image.format == "JPEG" and _ends_grey(image)
+            return ImageState(size=size, turned=turned, ends_grey=ends_grey)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         # Pillow repeats the path in some messages.
         return ImageState(problem=str(error).replace(f" {file_name!r}", "") or "unreadable")
@@ -128,6 +136,12 @@ def _is_turned(image: Image.Image) -> bool:
     if image.format != "TIFF" and "exif" not in image.info:
         return False
     return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def _ends_grey(image: Image.Image) -> bool:
+    width, height = image.size
+    corner = image.crop((max(0, width - _CORNER), max(0, height - _CORNER), width, height))
+    return bool((np.asarray(corner) == _GREY).all())
 
 
 def _is_marked_complete(file_name: str) -> bool:

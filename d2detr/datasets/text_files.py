@@ -28,7 +28,9 @@ def read_text(path: str) -> str:
     encoding = json.detect_encoding(content[:4])
     if not encoding.startswith("utf-8") and _is_text(content[:4], encoding):
         name = encoding.upper()
-        raise UserError(f"{path} is in {name}, not in UTF-8. {_conversion(path, name)}")
+        raise UserError(
+            f"{path} is in {name}, not in UTF-8. Convert it by: {_conversion(path, name)}"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -37,7 +39,7 @@ def read_text(path: str) -> str:
         raise UserError(
             f"{path} is not in UTF-8: byte {content[error.start]:#04x} at position {error.start} "
             "begins no character of it. If the file is in Latin-1 or Windows-1252, as older "
-            f"programs write it: {_conversion(path, 'CP1252')}"
+            f"programs write it, convert it by: {_conversion(path, 'CP1252')}"
         ) from None
 
 
@@ -67,4 +69,4 @@ def _is_text(head: bytes, encoding: str) -> bool:
 
 def _conversion(path: str, encoding: str) -> str:
     old, new = shlex.quote(path), shlex.quote(f"{path}.utf8")
-    return f"Convert it by: iconv -f {encoding} -t UTF-8 {old} > {new} && mv {new} {old}"
+    return f"iconv -f {encoding} -t UTF-8 {old} > {new} && mv {new} {old}"

@@ -156,7 +156,7 @@ def _normalised(table: AnnotationTable) -> np.ndarray:
     """Whether (N,) a box is small enough for shares of the sides, and not in whole pixels."""
     raw = _as_xywh(table.boxes)
     inside = ((raw >= 0) & (raw <= 1)).all(axis=1) & (table.image_sizes > 2).all(axis=1)
-    return inside & (raw % 1 != 0).any(axis=1)
+    return inside & (np.floor(raw) != raw).any(axis=1)
 
 
 def _fits_as_corners(table: AnnotationTable) -> np.ndarray:

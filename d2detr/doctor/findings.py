@@ -58,12 +58,16 @@ _ERRORS = {
 _WARNINGS = {
     "unknown_image": "annotations belong to no image and are left out",
     "first_category_id": (
-        "the category ids start elsewhere than at 1, where COCO's do; training maps them, other "
-        "tools may shift the classes"
+        "lists of categories begin with another id than 1, as COCO's does; training maps the ids, "
+        "but other tools may shift the classes"
     ),
     "duplicate_file_name": (
         "images have the file of an earlier one; objects that only one of them has are background "
         "in the other"
+    ),
+    "ends_grey": (
+        "JPEGs end in plain grey, as they do where their data are damaged; look at them, and "
+        "replace those that are"
     ),
     "degenerate_box": "boxes have no area within their image and are left out",
     "outside_box": "boxes reach out of their image and are clipped",

@@ -33,6 +33,8 @@ def image_findings(split: Split, states: Sequence[ImageState]) -> Iterable[Findi
         of_image = {owners[i]: words for i, words in described.items()}
         why = explain_missing(names[min(described)]).rstrip(".") if described else ""
         yield from find(code, sorted(of_image), of_image.__getitem__, why=why)
+    grey = {owners[i] for i, state in enumerate(states) if state.ends_grey}
+    yield from find("ends_grey", sorted(grey), table.file_names.__getitem__)
     yield from _size_findings(table, states)
 
 

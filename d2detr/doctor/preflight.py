@@ -71,7 +71,9 @@ def _log(report: Report, seconds: float) -> None:
 
 def _refusal(report: Report) -> str:
     lines = [f"Dataset {finding.split!r}: {finding}." for finding in report.errors]
-    for name in dict.fromkeys(finding.split for finding in report.errors):
+    # Entries that cannot be read keep the tool from more than naming them, too.
+    malformed = {x.split for x in report.errors if x.code.startswith("malformed_")}
+    for name in dict.fromkeys(x.split for x in report.errors if x.split not in malformed):
         # A tool knows no dataset that was registered by the user's code.
         json_file = MetadataCatalog.get(name).get("json_file")
         target = name if name.startswith("auto:") else json_file

@@ -85,6 +85,21 @@ def test_image_ids_that_are_words_are_numbered(tmp_path, splits):
     assert {x["image_id"] for x in load_dataset(names["train"])} == set(range(1, 11))
 
 
+def ids_as_words(content):
+    images = [{**image, "id": f"{image['id']:03d}"} for image in content["images"]]
+    return {**content, "images": images}
+
+
+@pytest.mark.parametrize("change", [dict, ids_as_words])
+def test_annotations_of_no_image_do_not_become_those_of_another(tmp_path, splits, change):
+    lost = [{**x, "image_id": 5} for x in splits["val"][0]["annotations"]]
+    val = change({**splits["val"][0], "annotations": lost})
+    coco(tmp_path, {"train": splits["train"], "val": (val, splits["val"][1])})
+    names = register_auto_dataset(tmp_path)
+    assert not any(boxes_by_image(names["val"]).values())
+    assert {x: y for x, y in boxes_by_image(names["all"]).items() if y} == truth(splits["train"][0])
+
+
 def test_relative_path(tmp_path, splits, monkeypatch):
     coco(tmp_path / "mine", splits)
     monkeypatch.chdir(tmp_path)
@@ -255,7 +270,7 @@ def test_yolo_without_any_label(tmp_path, splits):
 def test_yaml_that_points_nowhere(tmp_path, splits):
     yolo(tmp_path, splits)
     shutil.rmtree(tmp_path / "images")
-    refuse(tmp_path, "2 places with no image", "train: images/train, val: images/val")
+    refuse(tmp_path, "1 places with no image", "train: images/train")
 
 
 @pytest.mark.parametrize("name", ["auto:", "auto:data", "auto:data:training", "auto::val"])

@@ -21,6 +21,7 @@ LEFT = {
     *("unusable_mask", "mask_mismatch", "bad_class_name", "duplicate_class_name", "no_objects"),
     *("normalised_boxes", "class_order", "class_names_differ", "class_absent_in_training"),
     *("duplicate_file_name", "first_category_id", "text_image_id", "duplicate_category_id"),
+    "ends_grey",
 }
 
 

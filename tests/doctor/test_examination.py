@@ -55,6 +55,12 @@ def to_unit(x, y, w, h):
     return [x / 96, y / 72, w / 96, h / 72]
 
 
+def lose_data_inside(data):
+    path = data.root / "train2017" / "img_1_000.jpg"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 3 // 4] + b"\xff\xd9")
+
+
 def cut(data):
     os.truncate(data.root / "train2017" / "img_1_000.jpg", 600)
 
@@ -126,6 +132,7 @@ FAULTS = {
     "unknown_image": repeat("annotations", 0, id=99, image_id=77),
     "first_category_id": in_both(count_from_zero),
     "duplicate_file_name": repeat("images", 0, id=99),
+    "ends_grey": lose_data_inside,
     "degenerate_box": change("annotations", 0, bbox=[5, 5, 0, 8], segmentation=[]),
     "outside_box": change("annotations", 0, bbox=[80, 5, 30, 8], segmentation=[]),
     "duplicate_box": repeat("annotations", 0, id=99),

@@ -143,7 +143,9 @@ def _number_images(content: dict[str, Any]) -> None:
     for image in content["images"]:
         image["id"] = numbers.setdefault(image["id"], len(numbers) + 1)
     for annotation in content["annotations"]:
-        annotation["image_id"] = numbers.get(annotation["image_id"], annotation["image_id"])
+        image_id = annotation["image_id"]
+        # Of no image: as a text it cannot become the number of one.
+        annotation["image_id"] = numbers.get(image_id, str(image_id))
 
 
 def _find_image_folder(json_file: str, names: list[str], tree: Tree) -> str:

@@ -94,11 +94,13 @@ def merge(train: Content, val: Content) -> Content:
     """Join two splits; ids of the second one are renumbered where they must be."""
     image_ids = {x["id"] for x in train["images"]}
     taken = image_ids & {x["id"] for x in val["images"]}
-    shift = max((x for x in image_ids if isinstance(x, int)), default=0) + 1 if taken else 0
-    images = [{**x, "id": x["id"] + shift if shift else x["id"]} for x in val["images"]]
+    shift = max(image_ids) + 1 if taken else 0
+    new_ids = {image["id"]: image["id"] + shift for image in val["images"]}
+    images = [{**image, "id": new_ids[image["id"]]} for image in val["images"]]
+    # An annotation of no image keeps its image's id as a text, for a number might be another's.
     annotations = [
-        {**x, "image_id": x["image_id"] + shift if shift else x["image_id"]}
-        for x in val["annotations"]
+        {**annotation, "image_id": new_ids.get(annotation["image_id"], str(annotation["image_id"]))}
+        for annotation in val["annotations"]
     ]
     joined = [*train["annotations"], *annotations]
     return {
@@ -121,7 +123,8 @@ def _select(content: Content, image_ids: set, inside: bool) -> Content:
 
 def _with_classes_of(train: Content, other: Content, split: str) -> Content:
     """Give a split the category ids of training, found by the classes' names."""
-    train_ids = {x["name"]: x["id"] for x in train["categories"]}
+    train_names = [category["name"] for category in train["categories"]]
+    train_ids = {category["name"]: category["id"] for category in train["categories"]}
     names = {x["id"]: x["name"] for x in other["categories"]}
     foreign = Counter(
         names[x["category_id"]]
@@ -132,8 +135,9 @@ def _with_classes_of(train: Content, other: Content, split: str) -> Content:
         listed = ", ".join(f"{name!r} ({count} objects)" for name, count in foreign.most_common(5))
         raise UserError(
             f"The {split} split has classes that training does not: {listed}. The classes of "
-            f"training are {', '.join(map(repr, train_ids))}. Correct the names (capitals and "
-            "plurals count), or add such objects to the training split."
+            f"training are {', '.join(map(repr, train_names))}. Correct the names (texts that "
+            "differ, of which capitals and plurals count), or add such objects to the training "
+            "split."
         )
     new_ids = {old: train_ids[name] for old, name in names.items() if name in train_ids}
     annotations = [
