@@ -61,18 +61,18 @@ class Analysis:
         if self.multiply_adds:
             total = self.multiply_adds[""] / 1e9
             operators = self.multiply_adds_by_operator.most_common()
-            listed = ", ".join(f"{name} {count / 1e9:,.2f} G" for name, count in operators)
+            listed = ", ".join(f"{name} {count / 1e9:,.3f} G" for name, count in operators)
             parts.append(
-                f"Inference takes {total:,.1f} G multiply-adds (the FLOPs of most papers, DETR's "
+                f"Inference takes {total:,.3f} G multiply-adds (the FLOPs of most papers, DETR's "
                 f"included): {listed}."
             )
         if self.uncounted_operators:
             parts.append(f"Not counted: {', '.join(self.uncounted_operators)}.")
         if self.kept_bytes:
             parts.append(
-                f"Inference holds at most {self.inference_peak_bytes / 2**20:,.0f} MiB of tensors "
+                f"Inference holds at most {self.inference_peak_bytes / 2**20:,.1f} MiB of tensors "
                 "at a time, besides weights and input. In training the forward pass keeps "
-                f"{self.kept_bytes[''] / 2**20:,.0f} MiB for the backward pass, besides weights. "
+                f"{self.kept_bytes[''] / 2**20:,.1f} MiB for the backward pass, besides weights. "
                 f"Both were measured on {self.device}; other devices keep other things."
             )
         return "\n\n".join(x for x in parts if x)

@@ -1,4 +1,3 @@
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from d2detr.data.dataset_mapper import annotations_to_instances
 from d2detr.datasets.catalog import load_dataset
 from d2detr.datasets.panoptic import panoptic_annotations, read_segment_ids
 from d2detr.errors import UserError
-from d2detr.files import make_folder, replacing
+from d2detr.files import make_folder, read_json, replacing
 from d2detr.visualization.drawing import (
     PanopticSeg,
     draw_panoptic,
@@ -64,7 +63,7 @@ def draw_results(
         raise UserError(
             f"Results file {results_file} does not exist. Evaluate first (--eval-only)."
         )
-    results = json.loads(Path(results_file).read_text())
+    results = read_json(Path(results_file))
     is_panoptic = isinstance(results, dict)
     has_masks = not is_panoptic and any("segmentation" in x for x in results)
     of_image = defaultdict(list)

@@ -85,7 +85,9 @@ def test_command_line(own, tmp_path, monkeypatch, capsys):
     tool = str(Path(__file__).parents[2] / "tools" / "convert_weights.py")
     arguments = ["--input", own, "--output", str(tmp_path / "out.pth"), "--to", "original"]
     monkeypatch.setattr("sys.argv", [tool, *arguments])
-    runpy.run_path(tool, run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(tool, run_name="__main__")
+    assert not ended.value.code
     assert_same_tensors(read(tmp_path / "out.pth"), to_original(read(own)))
     with pytest.raises(SystemExit, match="error: .*exists"):
         runpy.run_path(tool, run_name="__main__")

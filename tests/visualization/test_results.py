@@ -41,9 +41,12 @@ def test_confident_detections_are_drawn_on_the_right(shapes, tmp_path):
     assert rows.max() < drawn.shape[0] / 2
 
 
-def test_missing_results(shapes, tmp_path):
+def test_missing_and_truncated_results(shapes, tmp_path):
     with pytest.raises(UserError, match="none.json does not exist"):
         draw_results(shapes, tmp_path / "none.json", tmp_path / "grid.png")
+    (tmp_path / "cut.json").write_text("[{")
+    with pytest.raises(UserError, match="cut.json is not JSON, or was cut off"):
+        draw_results(shapes, tmp_path / "cut.json", tmp_path / "grid.png")
 
 
 def test_panoptic_results_of_a_dataset_of_boxes(shapes, tmp_path):
