@@ -43,6 +43,9 @@ def add_detr_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone, relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Further multipliers of BASE_LR, as pairs (part of a parameter's name, multiplier): of several
+    # that fit a name, the first one counts, also for the backbone.
+    cfg.SOLVER.LR_MULTIPLIERS = ()
     # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16"; "" is
     # float16 on a GPU and bfloat16, which is the fast one, on a CPU.
     cfg.SOLVER.AMP.DTYPE = ""
@@ -74,6 +77,8 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.NUM_CLASSES = 0
     # Object queries: the most objects that can be found in an image.
     cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
+    # Of the decoder "dab": contents that each query's box is looked at with; 0 is one without any.
+    cfg.MODEL.DETR.NUM_PATTERNS = 0
     # The backbone feature that the transformer reads, one of the backbone's output_shape().
     cfg.MODEL.DETR.IN_FEATURE = "res5"
 
@@ -81,6 +86,11 @@ def add_detr_config(cfg: CN) -> None:
     # as in Detectron2, "undilated" as in torchvision and the released weights, or "auto" as the
     # loaded weights were trained, where they tell, else undilated.
     cfg.MODEL.DETR.DC5_FIRST_BLOCK = "auto"
+    # The decoder: "detr", "conditional", "dab", or any that is registered (docs/decoders.md).
+    cfg.MODEL.DETR.DECODER = "detr"
+    # What the class head gives: "softmax" over the classes and no-object, or "focal", a sigmoid for
+    # every class that learns by the focal loss.
+    cfg.MODEL.DETR.CLASSIFICATION = "softmax"
 
     # Transformer. HIDDEN_DIM must be divisible by NHEADS, and by 4 for the sine encoding.
     cfg.MODEL.DETR.HIDDEN_DIM = 256
@@ -92,16 +102,34 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.DROPOUT = 0.1
     # Normalise before each sub-layer (True) or after it (False).
     cfg.MODEL.DETR.PRE_NORM = False
+    # Of the feed-forward parts: "relu", or "prelu" with one learned slope per layer.
+    cfg.MODEL.DETR.ACTIVATION = "relu"
     # "sine", or "learned" for feature maps of at most 50 x 50 cells.
     cfg.MODEL.DETR.POSITION_EMBEDDING = "sine"
+    # Ratio of the longest to the shortest wavelength of the sine encoding.
+    cfg.MODEL.DETR.POSITION_TEMPERATURE = 10000.0
+    # Scale the position encoding before each encoder layer by what is in the cells (DAB-DETR).
+    cfg.MODEL.DETR.ENC_SCALES_POSITIONS = False
 
     # Losses. DEEP_SUPERVISION applies them to every decoder layer, not to the last one alone.
     cfg.MODEL.DETR.DEEP_SUPERVISION = True
     cfg.MODEL.DETR.CLASS_WEIGHT = 1.0
+    # Weight of the class in the matching; 0 is CLASS_WEIGHT. L1_WEIGHT and GIOU_WEIGHT serve both.
+    cfg.MODEL.DETR.CLASS_COST = 0.0
     cfg.MODEL.DETR.L1_WEIGHT = 5.0
     cfg.MODEL.DETR.GIOU_WEIGHT = 2.0
-    # Weight of no-object within the classification loss (each class weighs 1).
+    # Weight of no-object within the softmax classification loss (each class weighs 1).
     cfg.MODEL.DETR.NO_OBJECT_WEIGHT = 0.1
+
+    # Denoising of true boxes beside the matching (DN-DETR), for decoders whose queries are boxes.
+    cfg.MODEL.DETR.DENOISING = CN()
+    cfg.MODEL.DETR.DENOISING.ENABLED = False
+    # How often each object is noised, at least 1.
+    cfg.MODEL.DETR.DENOISING.GROUPS = 5
+    # Probability of a random label, in [0, 1].
+    cfg.MODEL.DETR.DENOISING.LABEL_NOISE = 0.2
+    # The largest shift of a centre in half sizes of the box, and the largest change of the sizes.
+    cfg.MODEL.DETR.DENOISING.BOX_NOISE = 0.4
 
     # Masks (MODEL.MASK_ON): focal and dice loss of the last decoder layer.
     cfg.MODEL.DETR.MASK_WEIGHT = 1.0
@@ -116,12 +144,12 @@ def add_detr_config(cfg: CN) -> None:
     # less memory and more time: any of "backbone", "encoder", "decoder".
     cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = ()
 
-    # Inference. Every query yields one detection; these keep fewer of them.
+    # Inference. With softmax every query yields one detection at most.
     cfg.MODEL.DETR.TEST = CN()
     # Detections with a lower score are dropped, in [0, 1]. Detectron2's demo raises it, and
     # PANOPTIC_THRESHOLD, to its --confidence-threshold.
     cfg.MODEL.DETR.TEST.SCORE_THRESHOLD = 0.0
-    # The best-scored detections kept per image; 0 keeps all queries.
+    # The best-scored detections kept per image; 0 keeps as many as there are queries.
     cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 0
     # Pixels with a higher probability belong to an instance, in (0, 1).
     cfg.MODEL.DETR.TEST.MASK_THRESHOLD = 0.5

@@ -62,17 +62,22 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Args:
         cfg: ``SOLVER`` is read.
-        model: parameters whose names start with ``backbone.`` learn with
-            ``BASE_LR * BACKBONE_MULTIPLIER``; frozen ones are left out.
+        model: parameters learn with ``BASE_LR`` times the first of ``LR_MULTIPLIERS`` that fits
+            their name; otherwise those whose names start with ``backbone.`` with
+            ``BASE_LR * BACKBONE_MULTIPLIER``. Frozen ones are left out.
 
     Raises:
-        UserError: the optimizer is unknown or nothing is left to train.
+        UserError: the optimizer is unknown, nothing is left to train, or a multiplier fits no name.
     """
     solver = cfg.SOLVER
+    names = [name for name, _ in model.named_parameters()]
+    for part, _ in solver.LR_MULTIPLIERS:
+        if not any(part in name for name in names):
+            raise UserError(f"SOLVER.LR_MULTIPLIERS names {part!r}, but no parameter is called so.")
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in _without_wrapper(model).named_parameters():
         if parameter.requires_grad:
-            factor = solver.BACKBONE_MULTIPLIER if name.startswith(BACKBONE_PREFIX) else 1.0
+            factor = _multiplier(name, solver)
             groups.setdefault(solver.BASE_LR * factor, []).append(parameter)
     if not groups:
         raise UserError("Every parameter is frozen, so there is nothing to train.")
@@ -90,6 +95,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     else:
         raise UserError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; choose ADAMW or SGD.")
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def _multiplier(name: str, solver: CfgNode) -> float:
+    usual = solver.BACKBONE_MULTIPLIER if name.startswith(BACKBONE_PREFIX) else 1.0
+    return next((factor for part, factor in solver.LR_MULTIPLIERS if part in name), usual)
 
 
 def maybe_add_gradient_clipping(

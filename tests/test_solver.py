@@ -130,3 +130,20 @@ def test_other_trainers_say_what_they_do_not_read(tiny_cfg, caplog):
     tiny_cfg.SOLVER.ACCUMULATE_STEPS = 2
     detectron2.solver.build_optimizer(tiny_cfg, build_model(tiny_cfg))
     assert "SOLVER.ACCUMULATE_STEPS is not read by this trainer" in caplog.text
+
+
+def test_multipliers_by_a_part_of_the_name(tiny_cfg):
+    tiny_cfg.SOLVER.LR_MULTIPLIERS = (("query_embed", 0.5), ("backbone.stem", 0.0))
+    model = build_model(tiny_cfg)
+    optimizer = build_optimizer(tiny_cfg, model)
+    rates = {id(x): group["lr"] for group in optimizer.param_groups for x in group["params"]}
+    lr = tiny_cfg.SOLVER.BASE_LR
+    assert rates[id(model.transformer.decoder.query_embed.weight)] == 0.5 * lr
+    assert rates[id(model.backbone.stem.conv.weight)] == 0
+    assert rates[id(model.input_proj.weight)] == lr
+
+
+def test_multiplier_of_a_name_that_is_none(tiny_cfg):
+    tiny_cfg.SOLVER.LR_MULTIPLIERS = (("sampling_offset", 0.1),)
+    with pytest.raises(UserError, match="LR_MULTIPLIERS names 'sampling_offset', but no parameter"):
+        build_optimizer(tiny_cfg, build_model(tiny_cfg))

@@ -1,29 +1,36 @@
-from d2detr.layers.attention import MultiheadAttention, project_memory
+from d2detr.layers.attention import MultiheadAttention, ScaledDotProduct
 from d2detr.layers.box_ops import box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, generalized_box_iou
 from d2detr.layers.checkpointing import recompute_activations
-from d2detr.layers.dropout import dropout, relu_dropout
-from d2detr.layers.frozen_norm import fold_frozen_norms
-from d2detr.layers.fused_bottleneck import fuse_bottlenecks
+from d2detr.layers.conditional_attention import (
+    ConditionalCrossAttention,
+    ContentPositionSelfAttention,
+)
+from d2detr.layers.mlp import MLP
 from d2detr.layers.position_encoding import (
     LearnedPositionEncoding,
     SinePositionEncoding,
     build_position_encoding,
 )
 from d2detr.layers.precision import at_least_float32
+from d2detr.layers.reference import inverse_sigmoid, move_reference, sine_of_reference
+from d2detr.layers.transformer_layer import TransformerLayer
 
 __all__ = [
+    "MLP",
+    "ConditionalCrossAttention",
+    "ContentPositionSelfAttention",
     "LearnedPositionEncoding",
     "MultiheadAttention",
+    "ScaledDotProduct",
     "SinePositionEncoding",
+    "TransformerLayer",
     "at_least_float32",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "build_position_encoding",
-    "dropout",
-    "fold_frozen_norms",
-    "fuse_bottlenecks",
     "generalized_box_iou",
-    "project_memory",
+    "inverse_sigmoid",
+    "move_reference",
     "recompute_activations",
-    "relu_dropout",
+    "sine_of_reference",
 ]

@@ -19,8 +19,8 @@ class SinePositionEncoding(nn.Module):
         super().__init__()
         if embed_dim % 4:
             raise UserError(
-                f"MODEL.DETR.HIDDEN_DIM is {embed_dim}, but the sine position encoding needs a "
-                "multiple of 4 (sine and cosine for each of x and y)."
+                f"embed_dim is {embed_dim}, but the sine position encoding needs a multiple of 4 "
+                "(sine and cosine for each of x and y)."
             )
         self.scale = scale
         num_features = embed_dim // 2
@@ -79,21 +79,23 @@ class LearnedPositionEncoding(nn.Module):
         if max(height, width) > max_cells:
             raise UserError(
                 f"A feature map of {height} x {width} cells is too large for the learned position "
-                f"encoding of {max_cells} x {max_cells}. Use smaller images (INPUT.MAX_SIZE_TRAIN, "
-                "INPUT.MAX_SIZE_TEST) or MODEL.DETR.POSITION_EMBEDDING sine."
+                f"encoding of {max_cells} x {max_cells}. Use smaller images, or the sine encoding."
             )
         x = self.col_embed.weight[:width].expand(batch, height, -1, -1)
         y = self.row_embed.weight[:height, None].expand(batch, -1, width, -1)
         return torch.cat((x, y), dim=-1)
 
 
-_POSITION_ENCODINGS = {"sine": SinePositionEncoding, "learned": LearnedPositionEncoding}
+def build_position_encoding(name: str, embed_dim: int, temperature: float = 10000.0) -> nn.Module:
+    """Build a position encoding by its name.
 
-
-def build_position_encoding(name: str, embed_dim: int) -> nn.Module:
-    """Build a position encoding of ``embed_dim`` features by its name, "sine" or "learned"."""
-    if name not in _POSITION_ENCODINGS:
-        raise UserError(
-            f"MODEL.DETR.POSITION_EMBEDDING is {name!r}; choose from {sorted(_POSITION_ENCODINGS)}."
-        )
-    return _POSITION_ENCODINGS[name](embed_dim)
+    Args:
+        name: "sine" or "learned".
+        embed_dim: features per cell.
+        temperature: of the sine encoding.
+    """
+    if name == "sine":
+        return SinePositionEncoding(embed_dim, temperature)
+    if name == "learned":
+        return LearnedPositionEncoding(embed_dim)
+    raise UserError(f"position_embedding is {name!r}; choose from ['learned', 'sine'].")

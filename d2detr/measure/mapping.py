@@ -45,7 +45,7 @@ def peer_mapping(workload: Workload) -> Step:
             "--compare huggingface can neither crop nor flip: add INPUT.CROP.ENABLED False "
             "INPUT.RANDOM_FLIP none."
         )
-    processor = build_image_processor()
+    processor = build_image_processor(workload)
     mapper = build_dataset_mapper(workload.cfg, is_train=True)
     records = _records(workload)
     annotations = [_coco_annotations(record, workload.has_masks) for record in records]

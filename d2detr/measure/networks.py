@@ -79,7 +79,7 @@ def our_inference(workload: Workload) -> Step:
 def peer_inference(workload: Workload) -> Step:
     """The same with the peer and its image processor."""
     peer = build_peer(workload.build_model(), workload).eval()
-    processor = build_image_processor()
+    processor = build_image_processor(workload)
     next_batch = _in_turn(workload)
 
     def run() -> Tensor:

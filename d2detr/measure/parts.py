@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from d2detr.errors import UserError
 from d2detr.measure.peer import build_image_processor, import_transformers, peer_labels
 from d2detr.measure.timing import Step
 from d2detr.measure.workload import Workload
-from d2detr.modeling.criterion import build_criterion
+from d2detr.modeling.classification import Classification
+from d2detr.modeling.criterion import Group
+from d2detr.modeling.from_config import build_classification, build_criterion
 from d2detr.modeling.postprocess import postprocess_boxes
 from d2detr.modeling.postprocess_masks import Segmenter
 from d2detr.modeling.targets import Targets
@@ -21,12 +24,12 @@ _SEGMENTS = 15  # queries that a panoptic image keeps
 def our_losses(workload: Workload) -> Step:
     """Matching, losses and their gradients for every decoder layer; returns the total loss."""
     logits, boxes = _predictions(workload, workload.cfg.MODEL.DETR.DEC_LAYERS)
-    criterion = build_criterion(workload.cfg, workload.num_classes).to(workload.device)
-    targets = _targets(workload)
+    criterion = build_criterion(workload.cfg, _classification(workload)).to(workload.device)
+    groups = [Group(logits, boxes, _targets(workload))]
 
     def run() -> Tensor:
         with workload.autocast():
-            losses, _ = criterion({"pred_logits": logits, "pred_boxes": boxes}, targets)
+            losses, _ = criterion(groups)
             total = sum(losses.values())
         torch.autograd.grad(total, (logits, boxes))
         return total.detach()
@@ -35,8 +38,17 @@ def our_losses(workload: Workload) -> Step:
 
 
 def peer_losses(workload: Workload) -> Step:
-    """The same with the peer."""
+    """The same with the peer.
+
+    Raises:
+        UserError: its losses of the model have other weights.
+    """
     transformers = import_transformers()
+    if workload.cfg.MODEL.DETR.CLASSIFICATION != "softmax":
+        raise UserError(
+            "The losses of transformers' focal models cannot be compared: the weight of its "
+            "classification is fixed. Leave out --compare, or measure 'train'."
+        )
     from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
     detr = workload.cfg.MODEL.DETR
@@ -62,11 +74,20 @@ def our_postprocessing(workload: Workload) -> Step:
     logits, boxes, masks = _outputs(workload)
     sizes = [workload.size] * workload.batch
     images = ImageList(torch.empty(workload.batch, 3, *workload.size, device="meta"), sizes)
-    segmenter = Segmenter(thing_classes=range(workload.num_classes))
+    classification = _classification(workload)
+    segmenter = Segmenter(classification, thing_classes=range(workload.num_classes))
+    limit = workload.cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE
 
     @torch.inference_mode()
     def run() -> Tensor:
-        detections = postprocess_boxes(logits, boxes, sizes, with_query_index=workload.has_masks)
+        detections = postprocess_boxes(
+            logits,
+            boxes,
+            sizes,
+            classification=classification,
+            detections_per_image=limit,
+            with_query_index=workload.has_masks,
+        )
         if workload.has_masks:
             no_instances = [x[:0] for x in detections]
             segmenter(no_instances, logits, lambda image, query: masks[image, query], images)
@@ -79,7 +100,7 @@ def peer_postprocessing(workload: Workload) -> Step:
     """The same with the peer."""
     logits, boxes, masks = _outputs(workload)
     outputs = SimpleNamespace(logits=logits, pred_boxes=boxes, pred_masks=masks)
-    processor = build_image_processor()
+    processor = build_image_processor(workload)
     sizes = [workload.size] * workload.batch
 
     @torch.inference_mode()
@@ -96,9 +117,14 @@ def _predictions(workload: Workload, num_layers: int) -> tuple[Tensor, Tensor]:
     detr = workload.cfg.MODEL.DETR
     shape = (num_layers, workload.batch, detr.NUM_OBJECT_QUERIES)
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(*shape, workload.num_classes + 1, generator=generator)
+    num_logits = _classification(workload).num_logits
+    logits = torch.randn(*shape, num_logits, generator=generator)
     boxes = torch.rand(*shape, 4, generator=generator) * 0.4 + 0.1
     return tuple(x.to(workload.device).requires_grad_() for x in (logits, boxes))
+
+
+def _classification(workload: Workload) -> Classification:
+    return build_classification(workload.cfg, workload.num_classes)
 
 
 def _targets(workload: Workload) -> Targets:
@@ -109,7 +135,7 @@ def _targets(workload: Workload) -> Targets:
 def _outputs(workload: Workload) -> tuple[Tensor, Tensor, Tensor | None]:
     """Logits, boxes and mask logits, of which every image keeps a few as segments."""
     logits, boxes = (x.detach()[0] for x in _predictions(workload, 1))
-    logits[..., -1] = 12  # no object
+    logits[..., workload.num_classes :] = 12  # no object, where it has a logit
     logits[:, :_SEGMENTS, 0] = 20
     if not workload.has_masks:
         return logits, boxes, None

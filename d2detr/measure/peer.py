@@ -1,5 +1,6 @@
 """DETR of the ``transformers`` library, with our weights."""
 
+import json
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,7 @@ def build_peer(model: DETR, workload: Workload) -> nn.Module:
             class_names=None,
             architecture=Architecture(num_heads=detr.NHEADS, dilation=dilation),
         )
-        name = "DetrForSegmentation" if workload.has_masks else "DetrForObjectDetection"
+        (name,) = json.loads((folder / "config.json").read_text())["architectures"]
         peer = getattr(transformers, name).from_pretrained(
             folder,
             dropout=detr.DROPOUT,
@@ -45,9 +46,11 @@ def build_peer(model: DETR, workload: Workload) -> nn.Module:
     return peer.to(workload.device)
 
 
-def build_image_processor() -> Any:
+def build_image_processor(workload: Workload) -> Any:
     """The library's preparation of images and reading of predictions."""
-    return import_transformers().DetrImageProcessor()
+    processors = {"softmax": "DetrImageProcessor", "focal": "ConditionalDetrImageProcessor"}
+    name = processors[workload.cfg.MODEL.DETR.CLASSIFICATION]
+    return getattr(import_transformers(), name)()
 
 
 def peer_labels(targets: Targets) -> list[dict[str, Tensor]]:

@@ -11,7 +11,6 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
 from d2detr.errors import UserError
-from d2detr.layers import fold_frozen_norms, fuse_bottlenecks
 
 DC5_FIRST_BLOCKS = ("auto", "dilated", "undilated")
 
@@ -56,15 +55,6 @@ def dilate_first_block(backbone: Backbone, dilated: bool) -> None:
 
 def _has_res5(backbone: Backbone) -> bool:
     return isinstance(backbone, ResNet) and hasattr(backbone, "res5")
-
-
-def speed_up(backbone: Backbone) -> Backbone:
-    """Make a backbone faster in place; its parameters, state dict and results stay the same."""
-    fold_frozen_norms(backbone)
-    if isinstance(backbone, ResNet):
-        fuse_bottlenecks(backbone)
-    # Convolutions, which are most of the work, are faster with channels last.
-    return backbone.to(memory_format=torch.channels_last)
 
 
 class PatchStem(CNNBlockBase):

@@ -1,9 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
@@ -19,47 +18,66 @@ class Divisor:
 
     Attributes:
         num_boxes: targets of an average worker, at least 1; for losses of boxes and masks.
-        class_weight: the weights of all queries' classes, summed over the worker's own images or
-            those of an average worker; for the classification.
+        class_weight: for the classification: the weights of all queries' classes, summed over the
+            worker's own images or those of an average worker; or ``num_boxes``.
+        num_denoised: targets of the worker's own images or of an average worker; for denoising.
     """
 
     num_boxes: Tensor | float
     class_weight: Tensor | float
+    num_denoised: Tensor | float
+
+
+@dataclass
+class Group:
+    """Predictions of one kind, and what they shall be.
+
+    Attributes:
+        logits: (L, B, Q, C).
+        boxes: (L, B, Q, 4), centre, width, height in [0, 1].
+        targets: of the B images.
+        matching: which queries shall be which targets; None lets the matcher decide.
+        divisor: what the sums of losses are divided by; None computes it from ``targets``.
+        suffix: of the losses' names.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    targets: Targets
+    matching: Matching | None = None
+    divisor: Divisor | None = None
+    suffix: str = ""
 
 
 class SetCriterion(nn.Module):
     """DETR's losses (paper, section 3.1), for all decoder layers in one pass.
 
     Each layer is matched with the targets; matched queries learn class and box (those of the last
-    layer also their masks), the others learn no-object. Everything is computed in float32, also
+    layer also their masks), the others that they are none. Everything is computed in float32, also
     under autocast, or in the float64 of a model in double precision.
 
     Args:
-        num_classes: K, without no-object.
-        matcher: pairs queries with targets.
+        matcher: pairs queries with targets; its classification gives the classification loss.
         class_weight: weight of the classification loss.
         l1_weight: weight of the L1 box loss.
         giou_weight: weight of the generalised IoU loss.
-        no_object_weight: weight of no-object in the classification loss; each class weighs 1.
         mask_weight: weight of the focal loss of masks.
         dice_weight: weight of the dice loss of masks.
     """
 
     def __init__(
         self,
-        *,
-        num_classes: int,
         matcher: HungarianMatcher,
+        *,
         class_weight: float = 1.0,
         l1_weight: float = 5.0,
         giou_weight: float = 2.0,
-        no_object_weight: float = 0.1,
         mask_weight: float = 1.0,
         dice_weight: float = 1.0,
     ):
         super().__init__()
-        self.num_classes = num_classes
         self.matcher = matcher
+        self.classification = matcher.classification
         self.loss_weights = {
             "loss_ce": class_weight,
             "loss_bbox": l1_weight,
@@ -67,67 +85,77 @@ class SetCriterion(nn.Module):
             "loss_mask": mask_weight,
             "loss_dice": dice_weight,
         }
-        self.no_object_weight = no_object_weight
-        class_weights = torch.ones(num_classes + 1)
-        class_weights[-1] = no_object_weight
-        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
         self,
-        outputs: dict[str, Tensor],
-        targets: Targets,
+        groups: Sequence[Group],
         predict_masks: Callable[[Tensor, Tensor], Tensor] | None = None,
-        divisor: Divisor | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Compute the losses.
 
         Args:
-            outputs: ``pred_logits`` (L, B, Q, K+1) and ``pred_boxes`` (L, B, Q, 4), centre, width,
-                height in [0, 1].
-            targets: of the B images.
-            predict_masks: gives the mask logits (M, h, w) of the last layer for M pairs of an
-                image (M,) and a query (M,). Only matched queries are asked for. None trains no
-                masks.
-            divisor: that of a larger batch, which the images are a part of.
+            groups: the decoder's predictions, and perhaps others.
+            predict_masks: gives the mask logits (M, h, w) of the first group's last layer for M
+                pairs of an image (M,) and a query (M,). Only matched queries are asked for. None
+                trains no masks.
 
         Returns:
             The weighted losses: ``loss_ce``, ``loss_bbox`` and ``loss_giou`` of the last layer,
-            and the same with the suffix ``_i`` of each earlier layer i; ``loss_mask`` and
-            ``loss_dice`` with masks; their sum is the total.
-            And the metrics of the last layer that are not optimised: ``class_error`` (% of matched
-            queries with a wrong class) and ``cardinality_error`` (mean absolute difference between
-            an image's objects and its queries that are not no-object).
+            and the same with ``_i`` of each earlier layer i, each after the group's suffix;
+            ``loss_mask`` and ``loss_dice`` with masks; their sum is the total.
+            And the metrics of the first group's last layer that are not optimised: ``class_error``
+            (% of matched queries with a wrong class) and ``cardinality_error`` (mean absolute
+            difference between an image's objects and its queries that find one).
 
         Raises:
             FloatingPointError: a prediction is not finite; says which.
         """
-        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        with torch.autocast(logits.device.type, enabled=False):
-            logits, boxes = at_least_float32(logits), at_least_float32(boxes)
-            log_probabilities = logits.log_softmax(-1)
-            cost, finite, predicted, labels = _copy_to_host(
-                self.matcher.cost(log_probabilities, boxes, targets),
-                torch.stack([x.flatten(1).sum(1).isfinite() for x in (logits, boxes)]),
-                logits[-1].argmax(-1),
-                targets.labels,
-            )
-            _check_finite(finite)
-            host_matching = self.matcher.solve(cost, targets.counts)
-            metrics = self._metrics(predicted, labels, host_matching, targets.counts)
-            matching = host_matching.to(logits.device)
-            if divisor is None:
-                divisor = self.divisor(targets.counts, logits.shape[2], logits.device)
-            losses = {
-                "loss_ce": self._classification_loss(log_probabilities, targets, matching, divisor),
-                **self._box_losses(boxes, targets, matching, divisor),
-            }
+        device = groups[0].logits.device
+        with torch.autocast(device.type, enabled=False):
+            losses: dict[str, Tensor] = {}
+            normalised = [self.classification.normalise(at_least_float32(x.logits)) for x in groups]
+            matchings, metrics = self._match(groups, normalised)
+            divisors = [
+                x.divisor or self.divisor(x.targets.counts, x.logits.shape[2], device)
+                for x in groups
+            ]
+            for group, *parts in zip(groups, normalised, matchings, divisors, strict=True):
+                losses |= self._weigh(self._losses(group, *parts), group.suffix)
         if predict_masks is not None:
+            matching, targets = matchings[0], groups[0].targets
             mask_logits = predict_masks(matching.image, matching.query[-1])
-            with torch.autocast(logits.device.type, enabled=False):
+            with torch.autocast(device.type, enabled=False):
                 target_masks = targets.masks[matching.target[-1]]
-                mask_logits = at_least_float32(mask_logits)
-                losses |= mask_losses(mask_logits, target_masks, divisor.num_boxes)
-        return self._weigh(losses), metrics
+                num_boxes = divisors[0].num_boxes
+                losses |= self._weigh(
+                    mask_losses(at_least_float32(mask_logits), target_masks, num_boxes)
+                )
+        return losses, metrics
+
+    def _match(
+        self, groups: Sequence[Group], normalised: list[Tensor]
+    ) -> tuple[list[Matching], dict[str, float]]:
+        """Match every group whose matching is not known, with one copy to the host for all."""
+        first = groups[0].logits[-1]
+        best = first.argmax(-1)
+        finite, is_object, best, labels, *costs = _copy_to_host(
+            _finite(groups),
+            self.classification.is_object(first, best),
+            best,
+            groups[0].targets.labels,
+            *(
+                self.matcher.cost(logits, group.boxes, group.targets)
+                for group, logits in zip(groups, normalised, strict=True)
+                if group.matching is None
+            ),
+        )
+        _check_finite(finite, groups)
+        remaining = iter(costs)
+        on_host = [
+            x.matching or self.matcher.solve(next(remaining), x.targets.counts) for x in groups
+        ]
+        metrics = _metrics(best, is_object, labels, on_host[0], groups[0].targets.counts)
+        return [x.to(first.device) for x in on_host], metrics
 
     def divisor(
         self,
@@ -142,84 +170,51 @@ class SetCriterion(nn.Module):
             counts: number of objects of each image.
             num_queries: Q.
             device: of the model.
-            exact_global_batch: divide the classification, too, by a sum over the images of all
-                workers, so that the mean of their losses is the loss of all images at once. The
-                original divides it by that of each worker's own images.
+            exact_global_batch: divide the classification and the denoising, too, by a sum over the
+                images of all workers, so that the mean of their losses is the loss of all images
+                at once. The originals divide them by that of each worker's own images.
         """
         num_pairs = sum(min(count, num_queries) for count in counts)
         others = num_queries * len(counts) - num_pairs
-        class_weight = num_pairs + self.no_object_weight * others
-        return Divisor(
-            num_boxes=_average_over_workers(sum(counts), device, lowest=1.0),
-            class_weight=_average_over_workers(class_weight, device)
-            if exact_global_batch
-            else class_weight,
-        )
+        num_boxes = _average_over_workers(sum(counts), device, lowest=1.0)
+        own_weight = self.classification.total_weight(num_pairs, others)
+        class_weight, num_denoised = own_weight, max(sum(counts), 1)
+        if exact_global_batch:
+            num_denoised = num_boxes
+            if own_weight is not None:
+                class_weight = _average_over_workers(own_weight, device)
+        return Divisor(num_boxes, num_boxes if own_weight is None else class_weight, num_denoised)
 
-    def _classification_loss(
-        self, log_probabilities: Tensor, targets: Targets, matching: Matching, divisor: Divisor
-    ) -> Tensor:
-        """Cross entropy (L,), the mean over all queries weighted with their classes' weights."""
-        shape, device = log_probabilities.shape[:3], log_probabilities.device
-        classes = torch.full(shape, self.num_classes, device=device)
-        layer = torch.arange(len(classes), device=device)[:, None]
-        classes[layer, matching.image, matching.query] = targets.labels[matching.target]
-        loss = F.nll_loss(
-            log_probabilities.flatten(0, 2), classes.flatten(), self.class_weights, reduction="none"
-        )
-        return loss.view(len(classes), -1).sum(1) / divisor.class_weight
-
-    def _box_losses(
-        self, boxes: Tensor, targets: Targets, matching: Matching, divisor: Divisor
+    def _losses(
+        self, group: Group, normalised: Tensor, matching: Matching, divisor: Divisor
     ) -> dict[str, Tensor]:
-        """L1 and GIoU losses (L,): sums over pairs, divided by the targets of an average worker."""
-        layer = torch.arange(len(boxes), device=boxes.device)[:, None]
-        src = boxes[layer, matching.image, matching.query]  # (L, M, 4)
+        """The unweighted losses (L,) of a group.
+
+        Those of boxes are sums over pairs, divided by the targets of an average worker.
+        """
+        layer = torch.arange(len(normalised), device=normalised.device)[:, None]
+        image, query, targets = matching.image, matching.query, group.targets
+        labels = targets.labels[matching.target]
+        classification = self.classification.loss(normalised, layer, image, query, labels)
+        src = at_least_float32(group.boxes)[layer, image, query]  # (L, M, 4)
         tgt = targets.boxes[matching.target]
         giou = generalized_box_iou(box_cxcywh_to_xyxy(src), box_cxcywh_to_xyxy(tgt))
         return {
+            "loss_ce": classification / divisor.class_weight,
             "loss_bbox": (src - tgt).abs().sum((1, 2)) / divisor.num_boxes,
             "loss_giou": (1 - giou).sum(1) / divisor.num_boxes,
         }
 
-    def _weigh(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _weigh(self, losses: dict[str, Tensor], suffix: str = "") -> dict[str, Tensor]:
         """Name each layer's weighted loss; a loss of weight 0 is left out."""
         weighted = {}
         for name, values in losses.items():
             weight = self.loss_weights[name]
             if weight:
                 *auxiliary, last = (weight * values).unbind()
-                weighted[name] = last
-                weighted.update({f"{name}_{i}": value for i, value in enumerate(auxiliary)})
+                weighted[name + suffix] = last
+                weighted.update({f"{name}{suffix}_{i}": x for i, x in enumerate(auxiliary)})
         return weighted
-
-    def _metrics(
-        self, predicted: Tensor, labels: Tensor, matching: Matching, counts: list[int]
-    ) -> dict[str, float]:
-        correct = predicted[matching.image, matching.query[-1]] == labels[matching.target[-1]]
-        num_predicted = (predicted != self.num_classes).sum(1)
-        return {
-            "class_error": 100 - 100 * correct.float().mean().item() if len(correct) else 100.0,
-            "cardinality_error": (num_predicted - torch.tensor(counts)).abs().float().mean().item(),
-        }
-
-
-def build_criterion(cfg: CfgNode, num_classes: int) -> SetCriterion:
-    """Build the losses, and the matching costs of the same weights, from ``MODEL.DETR``."""
-    detr = cfg.MODEL.DETR
-    weights = {
-        "class_weight": detr.CLASS_WEIGHT,
-        "l1_weight": detr.L1_WEIGHT,
-        "giou_weight": detr.GIOU_WEIGHT,
-    }
-    return SetCriterion(
-        num_classes=num_classes,
-        matcher=HungarianMatcher(**weights),
-        no_object_weight=detr.NO_OBJECT_WEIGHT,
-        mask_weight=detr.MASK_WEIGHT,
-        dice_weight=detr.DICE_WEIGHT,
-        **weights,
-    )
 
 
 def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | float) -> dict[str, Tensor]:
@@ -233,7 +228,7 @@ def mask_losses(logits: Tensor, targets: Tensor, num_boxes: Tensor | float) -> d
         num_boxes: the sums over masks are divided by it.
     """
     logits = F.interpolate(
-        logits[:, None], targets.shape[-2:], mode="bilinear", align_corners=False
+        at_least_float32(logits)[:, None], targets.shape[-2:], mode="bilinear", align_corners=False
     )[:, 0].flatten(1)
     targets = targets.flatten(1).to(logits.dtype)
     focal = sigmoid_focal_loss(logits, targets, alpha=0.25, gamma=2).mean(1)
@@ -252,22 +247,40 @@ def _copy_to_host(*tensors: Tensor) -> list[Tensor]:
     """Copy tensors to the host in one transfer; a GPU is waited for once and not once each."""
     if tensors[0].device.type == "cpu":
         return list(tensors)
-    packed = torch.cat([x.flatten().to(tensors[0].dtype) for x in tensors]).cpu()
+    packed = torch.cat([x.flatten().float() for x in tensors]).cpu()
     parts = packed.split([x.numel() for x in tensors])
     return [part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True)]
 
 
-def _check_finite(finite: Tensor) -> None:
-    """Raise for the first of (2, L) flags of ``pred_logits`` and ``pred_boxes`` that is False."""
+def _finite(groups: Sequence[Group]) -> Tensor:
+    """Flags of the logits of every layer, then of the boxes, of every group in turn."""
+    tensors = (x for group in groups for x in (at_least_float32(group.logits), group.boxes))
+    return torch.cat([x.flatten(1).sum(1).isfinite() for x in tensors])
+
+
+def _check_finite(finite: Tensor, groups: Sequence[Group]) -> None:
+    """Raise for the flags of :func:`_finite` that are False."""
     if finite.all():
         return
-    faults = [
-        f"{name} of decoder layer {layer}"
-        for name, flags in zip(("pred_logits", "pred_boxes"), finite.tolist(), strict=True)
-        for layer, flag in enumerate(flags)
-        if not flag
+    names = [
+        f"{name} of decoder layer {layer}" + (f" ({group.suffix})" if group.suffix else "")
+        for group in groups
+        for name in ("pred_logits", "pred_boxes")
+        for layer in range(len(group.logits))
     ]
+    faults = [name for name, flag in zip(names, finite.tolist(), strict=True) if not flag]
     raise FloatingPointError(f"Not finite: {', '.join(faults)}")
+
+
+def _metrics(
+    best: Tensor, is_object: Tensor, labels: Tensor, matching: Matching, counts: list[int]
+) -> dict[str, float]:
+    correct = best[matching.image, matching.query[-1]] == labels[matching.target[-1]]
+    difference = is_object.sum(1) - torch.tensor(counts)
+    return {
+        "class_error": 100 - 100 * correct.float().mean().item() if len(correct) else 100.0,
+        "cardinality_error": difference.abs().float().mean().item(),
+    }
 
 
 def _average_over_workers(

@@ -1,6 +1,8 @@
-"""From a config to DETR's constructor arguments."""
+"""From a config to DETR's constructor arguments: here, and nowhere below, keys have names."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Callable, Collection
+from functools import wraps
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,10 +14,56 @@ from d2detr.config import check_score_threshold, demo_threshold
 from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone
-from d2detr.modeling.criterion import build_criterion
+from d2detr.modeling.classification import Classification, SigmoidFocal, SoftmaxWithNoObject
+from d2detr.modeling.criterion import SetCriterion
+from d2detr.modeling.decoders.decoder import (
+    DECODER_REGISTRY,
+    Decoder,
+    build_decoder,
+    layer_options,
+)
+from d2detr.modeling.denoising import Denoising
 from d2detr.modeling.mask_head import MaskHead
+from d2detr.modeling.matcher import HungarianMatcher
 from d2detr.modeling.postprocess_masks import Segmenter
-from d2detr.modeling.transformer import Transformer
+from d2detr.modeling.transformer import Encoder, Transformer
+
+# The keys that arguments are read from.
+_KEYS = {
+    "activation": "MODEL.DETR.ACTIVATION",
+    "activation_checkpointing": "MODEL.DETR.ACTIVATION_CHECKPOINTING",
+    "box_noise": "MODEL.DETR.DENOISING.BOX_NOISE",
+    "dropout": "MODEL.DETR.DROPOUT",
+    "embed_dim": "MODEL.DETR.HIDDEN_DIM",
+    "freeze_box_model": "MODEL.DETR.FREEZE_BOX_MODEL (or FROZEN_WEIGHTS)",
+    "groups of denoising": "MODEL.DETR.DENOISING.GROUPS",
+    "in_feature": "MODEL.DETR.IN_FEATURE",
+    "label_noise": "MODEL.DETR.DENOISING.LABEL_NOISE",
+    "mask_head": "mask head (MODEL.MASK_ON)",
+    "num_heads": "MODEL.DETR.NHEADS",
+    "num_layers of the decoder": "MODEL.DETR.DEC_LAYERS",
+    "num_layers of the encoder": "MODEL.DETR.ENC_LAYERS",
+    "num_patterns": "MODEL.DETR.NUM_PATTERNS",
+    "num_queries of the decoder": "MODEL.DETR.NUM_OBJECT_QUERIES",
+    "position_embedding": "MODEL.DETR.POSITION_EMBEDDING",
+}
+
+
+def naming_keys(init: Callable[..., None]) -> Callable[..., None]:
+    """Make the errors of a configurable constructor name config keys where it is given a config."""
+    arguments = re.compile(rf"\b({'|'.join(sorted(_KEYS, reverse=True))})\b")
+
+    @wraps(init)
+    def named(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            init(self, *args, **kwargs)
+        except UserError as error:
+            if not any(isinstance(x, CfgNode) for x in (*args, kwargs.get("cfg"))):
+                raise
+            message = arguments.sub(lambda found: _KEYS[found[0]], str(error))
+            raise UserError(message) from None
+
+    return named
 
 
 def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -25,29 +73,22 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
         UserError: settings do not fit together, or metadata is missing.
     """
     detr = cfg.MODEL.DETR
-    if not 0 <= detr.DROPOUT < 1:
-        raise UserError(f"MODEL.DETR.DROPOUT is {detr.DROPOUT}; it must be at least 0 and below 1.")
     check_score_threshold(detr.TEST.SCORE_THRESHOLD, "MODEL.DETR.TEST.SCORE_THRESHOLD")
     classes = resolve_classes(cfg)
-    num_classes = classes.count
+    classification = build_classification(cfg, classes.count)
     backbone = build_detr_backbone(cfg)
+    transformer = build_transformer(cfg)
     return {
         "backbone": backbone,
         "in_feature": detr.IN_FEATURE,
-        "position_encoding": build_position_encoding(detr.POSITION_EMBEDDING, detr.HIDDEN_DIM),
-        "transformer": Transformer(
-            embed_dim=detr.HIDDEN_DIM,
-            num_heads=detr.NHEADS,
-            num_encoder_layers=detr.ENC_LAYERS,
-            num_decoder_layers=detr.DEC_LAYERS,
-            num_queries=detr.NUM_OBJECT_QUERIES,
-            feedforward_dim=detr.DIM_FEEDFORWARD,
-            dropout=detr.DROPOUT,
-            pre_norm=detr.PRE_NORM,
+        "position_encoding": build_position_encoding(
+            detr.POSITION_EMBEDDING, detr.HIDDEN_DIM, detr.POSITION_TEMPERATURE
         ),
-        "num_classes": num_classes,
-        "criterion": build_criterion(cfg, num_classes),
-        **_segmentation(cfg, backbone, num_classes),
+        "transformer": transformer,
+        "denoising": _denoising(cfg, transformer.decoder, classes.count),
+        "classification": classification,
+        "criterion": build_criterion(cfg, classification),
+        **_segmentation(cfg, backbone, classification),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "deep_supervision": detr.DEEP_SUPERVISION,
@@ -60,13 +101,79 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _segmentation(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[str, Any]:
+def build_transformer(cfg: CfgNode) -> Transformer:
+    """Build the encoder, and the decoder that ``MODEL.DETR.DECODER`` names."""
+    detr = cfg.MODEL.DETR
+    encoder = Encoder(
+        num_layers=detr.ENC_LAYERS,
+        embed_dim=detr.HIDDEN_DIM,
+        scales_positions=detr.ENC_SCALES_POSITIONS,
+        **layer_options(cfg),
+    )
+    return Transformer(encoder, build_decoder(cfg))
+
+
+def _denoising(cfg: CfgNode, decoder: Decoder, num_classes: int) -> Denoising | None:
+    settings = cfg.MODEL.DETR.DENOISING
+    if not settings.ENABLED:
+        return None
+    if not decoder.has_boxes:
+        names = sorted(name for name, kind in DECODER_REGISTRY if kind.has_boxes)
+        raise UserError(
+            "MODEL.DETR.DENOISING needs queries that are boxes, but those of MODEL.DETR.DECODER "
+            f"{cfg.MODEL.DETR.DECODER!r} are not; those of {names} are."
+        )
+    return Denoising(
+        num_classes=num_classes,
+        embed_dim=decoder.embed_dim,
+        reference_eps=decoder.reference_eps,
+        groups=settings.GROUPS,
+        label_noise=settings.LABEL_NOISE,
+        box_noise=settings.BOX_NOISE,
+    )
+
+
+def build_classification(cfg: CfgNode, num_classes: int) -> Classification:
+    """Build what ``MODEL.DETR.CLASSIFICATION`` names, for K classes.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    detr = cfg.MODEL.DETR
+    choices = {
+        "softmax": SoftmaxWithNoObject(num_classes, detr.NO_OBJECT_WEIGHT),
+        "focal": SigmoidFocal(num_classes),
+    }
+    if detr.CLASSIFICATION not in choices:
+        raise UserError(
+            f"MODEL.DETR.CLASSIFICATION is {detr.CLASSIFICATION!r}; choose from {sorted(choices)}."
+        )
+    return choices[detr.CLASSIFICATION]
+
+
+def build_criterion(cfg: CfgNode, classification: Classification) -> SetCriterion:
+    """Build the losses and the matching from ``MODEL.DETR``."""
+    detr = cfg.MODEL.DETR
+    boxes = {"l1_weight": detr.L1_WEIGHT, "giou_weight": detr.GIOU_WEIGHT}
+    class_cost = detr.CLASS_COST or detr.CLASS_WEIGHT
+    return SetCriterion(
+        HungarianMatcher(classification, class_weight=class_cost, **boxes),
+        class_weight=detr.CLASS_WEIGHT,
+        mask_weight=detr.MASK_WEIGHT,
+        dice_weight=detr.DICE_WEIGHT,
+        **boxes,
+    )
+
+
+def _segmentation(
+    cfg: CfgNode, backbone: Backbone, classification: Classification
+) -> dict[str, Any]:
     """Arguments about masks.
 
     Args:
         cfg: a config with DETR's keys.
         backbone: whose features the mask head shall use.
-        num_classes: K, without no-object.
+        classification: of the queries.
 
     Raises:
         UserError: settings do not fit together, or panoptic segmentation lacks metadata.
@@ -93,8 +200,11 @@ def _segmentation(cfg: CfgNode, backbone: Backbone, num_classes: int) -> dict[st
             backbone, detr.IN_FEATURE, embed_dim=detr.HIDDEN_DIM, num_heads=detr.NHEADS
         ),
         "segmenter": Segmenter(
+            classification,
             mask_threshold=detr.TEST.MASK_THRESHOLD,
-            thing_classes=_thing_classes(cfg, num_classes) if detr.TEST.PANOPTIC_ON else None,
+            thing_classes=_thing_classes(cfg, classification.num_classes)
+            if detr.TEST.PANOPTIC_ON
+            else None,
             panoptic_threshold=max(detr.TEST.PANOPTIC_THRESHOLD, demo_threshold(cfg)),
             segment_area=detr.TEST.STUFF_AREA,
         ),

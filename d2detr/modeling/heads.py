@@ -1,21 +1,7 @@
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2detr.layers import at_least_float32
-
-
-class MLP(nn.Module):
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, num_layers: int):
-        super().__init__()
-        dims = [in_dim, *[hidden_dim] * (num_layers - 1), out_dim]
-        self.layers = nn.ModuleList(map(nn.Linear, dims[:-1], dims[1:]))
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        return self.layers[-1](x)
+from d2detr.layers import MLP, at_least_float32, move_reference
+from d2detr.modeling.classification import Classification
 
 
 class PredictionHeads(nn.Module):
@@ -23,26 +9,46 @@ class PredictionHeads(nn.Module):
 
     Args:
         embed_dim: width D of an object embedding.
-        num_classes: K, without no-object.
+        classification: decides the number C of logits and where they start.
+        reference_eps: of the inverse sigmoid of the references that boxes start from; None if they
+            start from nowhere.
     """
 
-    def __init__(self, embed_dim: int, num_classes: int):
+    def __init__(
+        self, embed_dim: int, classification: Classification, reference_eps: float | None = None
+    ):
         super().__init__()
-        self.class_embed = nn.Linear(embed_dim, num_classes + 1)
+        self.reference_eps = reference_eps
+        self.class_embed = nn.Linear(embed_dim, classification.num_logits)
+        classification.init_bias(self.class_embed.bias)
         self.bbox_embed = MLP(embed_dim, embed_dim, 4, num_layers=3)
+        if reference_eps is not None:  # boxes are their references at first
+            nn.init.zeros_(self.bbox_embed.layers[-1].weight)
+            nn.init.zeros_(self.bbox_embed.layers[-1].bias)
 
-    def forward(self, hs: Tensor) -> dict[str, Tensor]:
+    def forward(self, hs: Tensor, reference: Tensor | None = None) -> dict[str, Tensor]:
         """Predict.
 
         Args:
             hs: (L, B, Q, D) object embeddings.
+            reference: (L, B, Q, 2) points or (L, B, Q, 4) boxes that boxes start from, or None.
 
         Returns:
-            ``pred_logits`` (L, B, Q, K+1), no-object last; ``pred_boxes`` (L, B, Q, 4), at
-            least float32, centre, width and height relative to the unpadded image, in [0, 1].
+            ``pred_logits`` (L, B, Q, C) and ``pred_boxes`` (L, B, Q, 4), see
+            :meth:`predict_boxes`.
         """
         return {
             "pred_logits": self.class_embed(hs),
-            # Half precision would place the corners of a 1333-pixel image 4 pixels apart.
-            "pred_boxes": at_least_float32(self.bbox_embed(hs)).sigmoid(),
+            "pred_boxes": self.predict_boxes(hs, reference),
         }
+
+    def predict_boxes(self, hs: Tensor, reference: Tensor | None) -> Tensor:
+        """Predict boxes (..., Q, 4), float32, from embeddings (..., Q, D) and references.
+
+        They are centre, width and height relative to the unpadded image, in [0, 1].
+        """
+        # Half precision would place the corners of a 1333-pixel image 4 pixels apart.
+        delta = at_least_float32(self.bbox_embed(hs))
+        if reference is None:
+            return delta.sigmoid()
+        return move_reference(delta, reference, self.reference_eps)

@@ -10,6 +10,7 @@ from detectron2.modeling import Backbone
 from torch import Tensor, nn
 
 from d2detr.errors import UserError
+from d2detr.modeling.queries import Memory
 
 
 class AttentionMaps(nn.Module):
@@ -104,7 +105,7 @@ class MaskHead(nn.Module):
         num_layers = len(in_features) + 1
         if embed_dim % 2**num_layers:
             raise UserError(
-                f"MODEL.DETR.HIDDEN_DIM {embed_dim} is not divisible by {2**num_layers}, which a "
+                f"embed_dim {embed_dim} is not divisible by {2**num_layers}, which a "
                 f"mask head on {num_layers - 1} finer features needs."
             )
         widths = [embed_dim // 2**i for i in range(1, num_layers + 1)]
@@ -137,7 +138,7 @@ class MaskHead(nn.Module):
         )[::-1]
         if not names:
             raise UserError(
-                "MODEL.MASK_ON needs backbone features that are finer than MODEL.DETR.IN_FEATURE "
+                f"A mask_head needs backbone features that are finer than in_feature "
                 f"{in_feature!r}, but the backbone gives only {sorted(shapes)}. For a ResNet set "
                 "MODEL.RESNETS.OUT_FEATURES to ['res2', 'res3', 'res4', 'res5']."
             )
@@ -151,8 +152,7 @@ class MaskHead(nn.Module):
     def prepare(
         self,
         embeddings: Tensor,
-        memory: Tensor,
-        mask: Tensor | None,
+        memory: Memory,
         src: Tensor,
         features: dict[str, Tensor],
     ) -> MaskInputs:
@@ -160,12 +160,11 @@ class MaskHead(nn.Module):
 
         Args:
             embeddings: (B, Q, D) of the last decoder layer.
-            memory: (B, hw, D).
-            mask: (B, hw) True at unpadded cells, or None where nothing is padded.
+            memory: what the encoder made of ``src``.
             src: (B, D, h, w) projected features that the transformer reads.
             features: the backbone's features, ``in_features`` among them.
         """
-        maps = self.attention(embeddings, memory, mask)
+        maps = self.attention(embeddings, memory.tokens, memory.mask)
         conv = self.first.conv
         # The first convolution sees the features beside the maps. Features are the same for all
         # queries and convolutions are linear, so this larger part is done once per image.

@@ -6,6 +6,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from d2detr.layers import at_least_float32, box_cxcywh_to_xyxy, generalized_box_iou
+from d2detr.modeling.classification import Classification
 from d2detr.modeling.targets import Targets
 
 
@@ -44,18 +45,25 @@ class Matching:
 class HungarianMatcher(nn.Module):
     """The assignment of queries to targets with the lowest total cost (paper, equation 1).
 
-    The cost of a pair is ``-class_weight * probability + l1_weight * L1 - giou_weight * GIoU``.
+    The cost of a pair is ``class_weight * class cost + l1_weight * L1 - giou_weight * GIoU``.
 
     Args:
-        class_weight: weight of the predicted probability of the target's class.
+        classification: gives the class cost.
+        class_weight: weight of the class cost.
         l1_weight: weight of the L1 distance between the boxes.
         giou_weight: weight of the generalised IoU of the boxes.
     """
 
     def __init__(
-        self, *, class_weight: float = 1.0, l1_weight: float = 5.0, giou_weight: float = 2.0
+        self,
+        classification: Classification,
+        *,
+        class_weight: float = 1.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
     ):
         super().__init__()
+        self.classification = classification
         self.class_weight = class_weight
         self.l1_weight = l1_weight
         self.giou_weight = giou_weight
@@ -65,27 +73,29 @@ class HungarianMatcher(nn.Module):
         """Match every decoder layer's predictions with the targets of the same image.
 
         Args:
-            logits: (L, B, Q, K+1).
+            logits: (L, B, Q, C).
             boxes: (L, B, Q, 4), centre, width, height in [0, 1].
             targets: T targets in all.
 
         Returns:
             The matching, on the device of ``logits``.
         """
-        cost = self.cost(at_least_float32(logits).log_softmax(-1), boxes, targets).cpu()
+        cost = self.cost(
+            self.classification.normalise(at_least_float32(logits)), boxes, targets
+        ).cpu()
         return self.solve(cost, targets.counts).to(logits.device)
 
     @torch.no_grad()
-    def cost(self, log_probabilities: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
+    def cost(self, normalised: Tensor, boxes: Tensor, targets: Targets) -> Tensor:
         """Cost (L, T, Q) of every target with every query of its own image.
 
         Args:
-            log_probabilities: (L, B, Q, K+1), float32 or float64.
+            normalised: (L, B, Q, C), what the classification made of the logits.
             boxes: (L, B, Q, 4).
             targets: T targets.
         """
         image = targets.image
-        probability = log_probabilities[:, image, :, targets.labels].exp().transpose(0, 1)
+        class_cost = self.classification.cost(normalised[:, image, :, targets.labels])
 
         boxes = at_least_float32(boxes)
         # Coordinates first: broadcasting along the queries is fast, along coordinates it is not.
@@ -95,7 +105,8 @@ class HungarianMatcher(nn.Module):
         giou = generalized_box_iou(
             corners.movedim(0, -1), box_cxcywh_to_xyxy(targets.boxes)[:, None]
         )
-        return self.l1_weight * l1 - self.class_weight * probability - self.giou_weight * giou
+        class_cost = self.class_weight * class_cost.transpose(0, 1)
+        return self.l1_weight * l1 + class_cost - self.giou_weight * giou
 
     def solve(self, cost: Tensor, counts: list[int]) -> Matching:
         """Solve each layer's and image's assignment.

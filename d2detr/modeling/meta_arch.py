@@ -1,7 +1,8 @@
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,40 +14,40 @@ from torch import Tensor, nn
 
 from d2detr.errors import UserError
 from d2detr.layers import recompute_activations
-from d2detr.modeling.backbone import (
-    dilates_first_block,
-    feature_padding_mask,
-    res5_dilation,
-    speed_up,
-)
-from d2detr.modeling.criterion import Divisor, SetCriterion
-from d2detr.modeling.from_config import detr_from_config
+from d2detr.layers.cpu import speed_up
+from d2detr.modeling.backbone import dilates_first_block, feature_padding_mask, res5_dilation
+from d2detr.modeling.classification import Classification
+from d2detr.modeling.criterion import Divisor, Group, SetCriterion
+from d2detr.modeling.denoising import Denoising, Noised
+from d2detr.modeling.from_config import detr_from_config, naming_keys
 from d2detr.modeling.heads import PredictionHeads
 from d2detr.modeling.mask_head import MaskHead, MaskInputs
 from d2detr.modeling.postprocess import postprocess_boxes
 from d2detr.modeling.postprocess_masks import Segmenter
+from d2detr.modeling.queries import Decoded, Memory
 from d2detr.modeling.targets import Targets
 from d2detr.modeling.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
 
-class Encoded(NamedTuple):
+@dataclass
+class Encoded:
     """A batch after the transformer.
 
     Attributes:
-        hs: (L, B, Q, D), the object embeddings of every decoder layer.
-        memory: (B, hw, D).
-        mask: (B, hw) True at unpadded cells, or None where nothing is padded.
+        decoded: the embeddings of the decoder's queries of every layer.
+        memory: what the encoder made of the projected features.
         src: (B, D, h, w) projected features that the transformer read.
         features: the backbone's features.
+        noised: which queries are noised objects, after the others; None if none are.
     """
 
-    hs: Tensor
-    memory: Tensor
-    mask: Tensor | None
+    decoded: Decoded
+    memory: Memory
     src: Tensor
     features: dict[str, Tensor]
+    noised: Noised | None = None
 
 
 @META_ARCH_REGISTRY.register()
@@ -61,8 +62,9 @@ class DETR(nn.Module):
         in_feature: the backbone feature that the transformer reads.
         position_encoding: maps a padding mask (B, H, W) to an encoding (B, H, W, D).
         transformer: decides the width D of all tokens and the number of queries.
-        num_classes: K, without no-object.
+        classification: what the class head's logits mean; tells the number of classes.
         criterion: computes the losses; only training needs it.
+        denoising: adds noised objects to the queries of training; None does not.
         mask_head: predicts masks; None detects boxes alone.
         segmenter: what inference does with the mask head's logits.
         freeze_box_model: train the mask head alone, on top of a trained box model.
@@ -82,6 +84,7 @@ class DETR(nn.Module):
         UserError: the parts do not fit together.
     """
 
+    @naming_keys
     @configurable
     def __init__(
         self,
@@ -90,10 +93,11 @@ class DETR(nn.Module):
         in_feature: str,
         position_encoding: nn.Module,
         transformer: Transformer,
-        num_classes: int,
+        classification: Classification,
         criterion: SetCriterion | None,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        denoising: Denoising | None = None,
         deep_supervision: bool = True,
         score_threshold: float = 0.0,
         detections_per_image: int = 0,
@@ -109,16 +113,18 @@ class DETR(nn.Module):
         features = backbone.output_shape()
         if in_feature not in features:
             raise UserError(
-                f"MODEL.DETR.IN_FEATURE is {in_feature!r}, but the backbone gives "
+                f"in_feature is {in_feature!r}, but the backbone gives "
                 f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
             )
-        self.backbone = speed_up(backbone)
+        self.backbone = backbone
         self.in_feature = in_feature
         self.position_encoding = position_encoding
-        self.input_proj = nn.Conv2d(features[in_feature].channels, transformer.embed_dim, 1)
+        embed_dim = transformer.decoder.embed_dim
+        self.input_proj = nn.Conv2d(features[in_feature].channels, embed_dim, 1)
         self.transformer = transformer
-        self.heads = PredictionHeads(transformer.embed_dim, num_classes)
-        self.num_classes = num_classes
+        self.heads = PredictionHeads(embed_dim, classification, transformer.decoder.reference_eps)
+        self.denoising = denoising
+        self.classification = classification
         self.criterion = criterion
         self.deep_supervision = deep_supervision
         self.score_threshold = score_threshold
@@ -126,9 +132,8 @@ class DETR(nn.Module):
         if freeze_box_model:
             if mask_head is None:
                 raise UserError(
-                    "Without a mask head nothing is left to train on a frozen box model. Set "
-                    "MODEL.MASK_ON to True, or MODEL.DETR.FROZEN_WEIGHTS to '' and "
-                    "MODEL.DETR.FREEZE_BOX_MODEL to False."
+                    "Without a mask_head nothing is left to train on a frozen box model: add one, "
+                    "or leave out freeze_box_model."
                 )
             self.requires_grad_(False)
             trained = sum(x.numel() for x in mask_head.parameters())
@@ -136,9 +141,10 @@ class DETR(nn.Module):
                 f"The box model is frozen; the {trained:,} parameters of the mask head learn."
             )
         self.mask_head = mask_head
-        self.segmenter = segmenter or Segmenter()
+        self.segmenter = segmenter or Segmenter(classification)
         self.class_names = class_names
         self.dc5_first_block = dc5_first_block
+        speed_up(self)
         self._recompute_activations(activation_checkpointing)
         if compile:
             for part in (self.backbone, self.transformer):
@@ -149,6 +155,11 @@ class DETR(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return detr_from_config(cfg)
+
+    @property
+    def num_classes(self) -> int:
+        """K, without no-object."""
+        return self.classification.num_classes
 
     @property
     def device(self) -> torch.device:
@@ -173,17 +184,19 @@ class DETR(nn.Module):
         Returns:
             In training the weighted losses (see :class:`SetCriterion`), whose sum is the total.
             In inference one dict per image with ``instances``: ``pred_boxes``, ``scores`` and
-            ``pred_classes`` of one detection per query, unless limited. A mask head adds
+            ``pred_classes`` of as many detections as queries, unless limited. A mask head adds
             ``pred_masks`` and, if configured, ``panoptic_seg`` (see :class:`Segmenter`).
         """
         if not self.training:
             return self.inference(batched_inputs)
 
         images = self.preprocess_image(batched_inputs)
-        encoded = self.encode(images)
-        outputs = self.heads(encoded.hs if self.deep_supervision else encoded.hs[-1:])
+        targets = self._targets(batched_inputs, images)
+        encoded = self.encode(images, targets)
         mask_inputs = self._mask_inputs(encoded)
-        losses, metrics = self.compute_losses(outputs, batched_inputs, images, mask_inputs, divisor)
+        predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
+        groups = self._group(encoded, targets, divisor or self.loss_divisor(batched_inputs))
+        losses, metrics = self.criterion(groups, predict_masks)
         storage = _current_event_storage()
         if storage is not None:
             storage.put_scalars(**metrics)
@@ -200,7 +213,7 @@ class DETR(nn.Module):
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        outputs, mask_inputs = self.heads(encoded.hs[-1:]), self._mask_inputs(encoded)
+        outputs, mask_inputs = self._predict(encoded.decoded), self._mask_inputs(encoded)
         del encoded  # the backbone's features would take memory that masks can use
         return self._postprocess(outputs, mask_inputs, images, sizes)
 
@@ -215,46 +228,26 @@ class DETR(nn.Module):
             options["padding_constraints"] = self.backbone.padding_constraints
         return ImageList.from_tensors(images, self.backbone.size_divisibility, **options)
 
-    def encode(self, images: ImageList) -> Encoded:
-        """Run everything up to the prediction heads."""
+    def encode(self, images: ImageList, targets: Targets | None = None) -> Encoded:
+        """Run everything up to the prediction heads.
+
+        Args:
+            images: of :meth:`preprocess_image`.
+            targets: their objects, for denoising; None does without.
+        """
         features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
         feature = features[self.in_feature]
         padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
         pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
         src = self.input_proj(feature)
         mask = ~padding_mask.flatten(1) if _has_padding(images) else None
-        hs, memory = self.transformer(src.flatten(2).transpose(1, 2), pos, mask)
-        return Encoded(hs, memory, mask, src, features)
-
-    def compute_losses(
-        self,
-        outputs: dict[str, Tensor],
-        batched_inputs: list[dict[str, Any]],
-        images: ImageList,
-        mask_inputs: MaskInputs | None = None,
-        divisor: Divisor | None = None,
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Compare predictions with the ground truth; returns losses and metrics.
-
-        Raises:
-            UserError: an input has no ``instances``, or they do not fit the model.
-            FloatingPointError: a prediction is not finite; says which.
-        """
-        for record in batched_inputs:
-            if "instances" not in record:
-                name = record.get("file_name", "without a name")
-                raise UserError(
-                    f"Image {name} has no 'instances' to train on. A mapper must give empty "
-                    "Instances to images without objects; for inference call model.eval()."
-                )
-        targets = Targets.from_instances(
-            [x["instances"] for x in batched_inputs],
-            self.num_classes,
-            self.device,
-            mask_size=images.tensor.shape[-2:] if mask_inputs else None,
-        )
-        predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
-        return self.criterion(outputs, targets, predict_masks, divisor)
+        tokens = src.flatten(2).transpose(1, 2)
+        cells = Memory(tokens, pos, mask, shapes=(tuple(src.shape[-2:]),))
+        queries, noised = self.transformer.decoder.start(len(tokens)), None
+        if self.denoising is not None:
+            queries, noised = self.denoising(queries, targets)
+        decoded, memory = self.transformer(cells, queries, self.heads)
+        return Encoded(decoded, memory, src, features, noised)
 
     def loss_divisor(
         self, batched_inputs: list[dict[str, Any]], exact_global_batch: bool = False
@@ -266,7 +259,7 @@ class DETR(nn.Module):
             exact_global_batch: see :meth:`SetCriterion.divisor`.
         """
         counts = [len(record.get("instances", ())) for record in batched_inputs]
-        num_queries = self.transformer.decoder.query_embed.num_embeddings
+        num_queries = self.transformer.decoder.num_queries
         return self.criterion.divisor(counts, num_queries, self.device, exact_global_batch)
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
@@ -274,11 +267,50 @@ class DETR(nn.Module):
         if not hasattr(destination, "_metadata"):
             return
         facts = destination._metadata[prefix.removesuffix(".")]
-        facts["num_heads"] = self.transformer.num_heads
+        facts["classification"] = self.classification.name
+        facts["num_heads"] = self.transformer.decoder.num_heads
         facts["res5_dilation"] = res5_dilation(self.backbone)
         facts["dilates_first_block"] = dilates_first_block(self.backbone)
         if self.class_names is not None:
             facts["class_names"] = list(self.class_names)
+
+    def _targets(self, batched_inputs: list[dict[str, Any]], images: ImageList) -> Targets:
+        """Join the ground truth of the images.
+
+        Raises:
+            UserError: an input has no ``instances``, or they do not fit the model.
+        """
+        for record in batched_inputs:
+            if "instances" not in record:
+                name = record.get("file_name", "without a name")
+                raise UserError(
+                    f"Image {name} has no 'instances' to train on. A mapper must give empty "
+                    "Instances to images without objects; for inference call model.eval()."
+                )
+        return Targets.from_instances(
+            [x["instances"] for x in batched_inputs],
+            self.num_classes,
+            self.device,
+            mask_size=images.tensor.shape[-2:] if self.mask_head else None,
+        )
+
+    def _group(self, encoded: Encoded, targets: Targets, divisor: Divisor) -> list[Group]:
+        """Predictions, and what they shall be: of the decoder's queries, and of noised objects."""
+        outputs = self._predict(encoded.decoded, all_layers=self.deep_supervision)
+        logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+        noised = encoded.noised
+        if noised is None:
+            return [Group(logits, boxes, targets, divisor=divisor)]
+        own = slice(noised.start)
+        return [
+            Group(logits[:, :, own], boxes[:, :, own], targets, divisor=divisor),
+            noised.as_group(logits, boxes, targets, divisor),
+        ]
+
+    def _predict(self, decoded: Decoded, all_layers: bool = False) -> dict[str, Tensor]:
+        """Predictions of the last decoder layer or of all, with L in front."""
+        chosen = decoded if all_layers else decoded.last_layer()
+        return self.heads(chosen.hs, chosen.reference)
 
     def _recompute_activations(self, parts: Sequence[str]) -> None:
         layers = {
@@ -289,7 +321,7 @@ class DETR(nn.Module):
         for part in parts:
             if not layers.get(part):
                 raise UserError(
-                    f"MODEL.DETR.ACTIVATION_CHECKPOINTING names {part!r}, but must name some of "
+                    f"activation_checkpointing names {part!r}, but must name some of "
                     f"{[name for name, found in layers.items() if len(found)]}."
                 )
             for layer in layers[part]:
@@ -298,7 +330,8 @@ class DETR(nn.Module):
     def _mask_inputs(self, encoded: Encoded) -> MaskInputs | None:
         if self.mask_head is None:
             return None
-        return self.mask_head.prepare(encoded.hs[-1], *encoded[1:])
+        hs = encoded.decoded.hs[-1]
+        return self.mask_head.prepare(hs, encoded.memory, encoded.src, encoded.features)
 
     def _postprocess(
         self,
@@ -313,6 +346,7 @@ class DETR(nn.Module):
             logits[: len(sizes)],
             boxes[: len(sizes)],
             sizes,
+            classification=self.classification,
             score_threshold=self.score_threshold,
             detections_per_image=self.detections_per_image,
             with_query_index=mask_inputs is not None,

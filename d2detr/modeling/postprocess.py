@@ -5,6 +5,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from d2detr.layers import box_cxcywh_to_xyxy
+from d2detr.modeling.classification import Classification
 
 
 def postprocess_boxes(
@@ -12,43 +13,43 @@ def postprocess_boxes(
     boxes: Tensor,
     sizes: Sequence,
     *,
+    classification: Classification,
     score_threshold: float = 0.0,
     detections_per_image: int = 0,
     with_query_index: bool = False,
 ) -> list[Instances]:
     """Turn the last decoder layer's predictions into detections, without suppression.
 
-    Every query gives its best class that is not no-object (paper, section 4: inference).
-
     Args:
-        logits: (B, Q, K+1), no-object last.
+        logits: (B, Q, C).
         boxes: (B, Q, 4), centre, width, height in [0, 1].
         sizes: B pairs of height and width that the boxes shall refer to.
+        classification: chooses detections by the logits.
         score_threshold: detections with a lower score are dropped.
-        detections_per_image: the best-scored detections to keep, best first; 0 keeps all queries
-            in their order.
+        detections_per_image: the best-scored detections to keep, best first; 0 keeps as many as
+            there are queries.
         with_query_index: whether to tell which query each detection is of.
 
     Returns:
         B Instances with ``pred_boxes`` (XYXY pixels, not clipped), ``scores``, ``pred_classes``
         and, if asked for, ``query_index``.
     """
-    scores, classes = logits.float().softmax(-1)[..., :-1].max(-1)
+    best = classification.choose(logits, detections_per_image)
     scale = _as_tensor([(width, height, width, height) for height, width in sizes])
     boxes = box_cxcywh_to_xyxy(boxes) * scale.to(boxes, non_blocking=True)[:, None]
+    if best.query is not None:
+        boxes = boxes.gather(1, best.query[..., None].expand(-1, -1, 4))
     results = []
-    for size, image_boxes, image_scores, image_classes in zip(
-        sizes, boxes.unbind(), scores.unbind(), classes.unbind(), strict=True
-    ):
+    for i, size in enumerate(sizes):
         result = Instances(tuple(size))
-        result.pred_boxes = Boxes(image_boxes)
-        result.scores = image_scores
-        result.pred_classes = image_classes
+        result.pred_boxes = Boxes(boxes[i])
+        result.scores = best.scores[i]
+        result.pred_classes = best.classes[i]
         if with_query_index:
-            result.query_index = torch.arange(len(image_scores), device=image_scores.device)
-        if detections_per_image:
-            best = image_scores.topk(min(detections_per_image, len(image_scores))).indices
-            result = result[best]
+            device = boxes.device
+            result.query_index = (
+                torch.arange(len(result), device=device) if best.query is None else best.query[i]
+            )
         if score_threshold > 0:
             result = result[result.scores >= score_threshold]
         results.append(result)

@@ -13,6 +13,7 @@ from detectron2.structures import ImageList, Instances
 from PIL import Image
 from torch import Tensor
 
+from d2detr.modeling.classification import Classification
 from d2detr.modeling.targets import join_masks
 
 # Masks are predicted and upsampled a few at a time, so that their number does not decide the
@@ -28,12 +29,14 @@ class Segmenter:
     """What inference does with masks.
 
     Attributes:
+        classification: scores queries for panoptic segmentation.
         mask_threshold: pixels whose probability is higher belong to an instance, in (0, 1).
         thing_classes: which classes are things, for panoptic segmentation; None does without.
         panoptic_threshold: only queries with a higher score become segments.
         segment_area: segments of at most this many pixels of the output are dropped.
     """
 
+    classification: Classification
     mask_threshold: float = 0.5
     thing_classes: Collection[int] | None = None
     panoptic_threshold: float = 0.85
@@ -50,7 +53,7 @@ class Segmenter:
 
         Args:
             detections: of each image; see :meth:`segment`.
-            class_logits: (B, Q, K+1).
+            class_logits: (B, Q, C).
             predict_masks: gives mask logits (M, h, w) for M pairs of an image and a query.
             images: the batch.
 
@@ -81,7 +84,7 @@ class Segmenter:
 
         Args:
             instances: detections; ``query_index`` (N,) tells which queries they are of.
-            class_logits: (Q, K+1).
+            class_logits: (Q, C).
             predict_masks: gives mask logits (M, h, w) of M queries of the image.
             padded_size: height and width that the logits stand for.
             image_size: height and width of the image without padding.
@@ -91,8 +94,9 @@ class Segmenter:
             ``panoptic_seg`` if classes of things are known, see :func:`panoptic_segmentation`.
         """
         kept = instances.get("query_index")
-        scores, classes = class_logits.float().softmax(-1).max(-1)
-        is_segment = (classes != class_logits.shape[-1] - 1) & (scores > self.panoptic_threshold)
+        scores, classes = self.classification.score(class_logits)
+        is_object = classes != self.classification.num_classes
+        is_segment = is_object & (scores > self.panoptic_threshold)
         segments = is_segment.nonzero()[:, 0] if self.thing_classes is not None else kept[:0]
 
         queries = torch.cat((kept, segments)).unique()

@@ -99,9 +99,8 @@ def join_masks(instances: list[Instances], size: tuple[int, int]) -> Tensor:
             if len(x) == 0:
                 continue  # Detectron2's own mapper leaves the field out where nothing is
             raise UserError(
-                "MODEL.MASK_ON is True, but the training data has no 'gt_masks'. Use a dataset "
-                "with masks (see INPUT.DATASET_MAPPER_NAME for the mapper), or set MODEL.MASK_ON "
-                "to False."
+                "The model has a mask head, but the training data has no 'gt_masks'. Use a "
+                "dataset with masks and a mapper that keeps them, or a model without a mask head."
             )
         masks.append((x.image_size, _bitmasks(x.gt_masks, x.image_size)))
     device = masks[0][1].device if masks else None
@@ -123,9 +122,9 @@ def _check_targets(instances: Instances, num_classes: int) -> None:
     classes = instances.gt_classes
     if ((classes < 0) | (classes >= num_classes)).any():
         raise UserError(
-            f"gt_classes {classes.tolist()} are not all in [0, {num_classes - 1}]: "
-            f"MODEL.DETR.NUM_CLASSES is {num_classes}. Set it to the dataset's number of classes, "
-            "and give the dataset contiguous class ids that start at 0."
+            f"gt_classes {classes.tolist()} are not all in [0, {num_classes - 1}]: the model has "
+            f"{num_classes} classes. Give it as many as the dataset has, and the dataset "
+            "contiguous class ids that start at 0."
         )
     if not torch.isfinite(instances.gt_boxes.tensor).all():
         raise UserError(f"gt_boxes are not finite: {instances.gt_boxes.tensor.tolist()}.")

@@ -85,7 +85,7 @@ def padded_batch(model):
 
 @torch.no_grad()
 def predict(model):
-    outputs = model.heads(model.encode(padded_batch(model)).hs)
+    outputs = model.heads(*model.encode(padded_batch(model)).decoded)
     return outputs["pred_logits"][-1], outputs["pred_boxes"][-1]
 
 

@@ -28,3 +28,17 @@ def test_dropout_drops_in_training_alone():
     assert not torch.equal(attention(x, x, x, None), attention(x, x, x, None))
     attention.eval()
     assert torch.equal(attention(x, x, x, None), attention(x, x, x, None))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_groups_of_queries_do_not_see_each_other(masked):
+    torch.manual_seed(0)
+    own, peer = MultiheadAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True)
+    own.load_state_dict(peer.state_dict())
+    x = torch.randn(2, 6, 16)
+    sees = torch.ones(6, 6, dtype=torch.bool)
+    sees[:2, 2:] = sees[2:4, :2] = False
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[1, 5:] = False
+    expected, _ = peer(x, x, x, attn_mask=~sees, key_padding_mask=~mask if masked else None)
+    torch.testing.assert_close(own(x, x, x, mask if masked else None, sees), expected)

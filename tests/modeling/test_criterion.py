@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch.utils.flop_counter import TorchDispatchMode
 
-from d2detr.modeling import HungarianMatcher, SetCriterion, Targets
+from d2detr.modeling import Group, HungarianMatcher, SetCriterion, SoftmaxWithNoObject, Targets
 from d2detr.modeling.targets import join_masks
 
 REFERENCE = torch.load(
@@ -15,7 +15,11 @@ CASES = [name for name in REFERENCE if name.startswith("case")]
 
 
 def make_criterion(num_classes, **options):
-    return SetCriterion(num_classes=num_classes, matcher=HungarianMatcher(), **options)
+    return SetCriterion(HungarianMatcher(SoftmaxWithNoObject(num_classes)), **options)
+
+
+def make_group(outputs, targets):
+    return [Group(outputs["pred_logits"], outputs["pred_boxes"], targets)]
 
 
 def stack_layers(case, dtype=torch.float32):
@@ -48,7 +52,7 @@ def test_losses_and_gradients_of_the_original(name):
     outputs = stack_layers(case)
     masks = case["inputs"]["pred_masks"].clone().requires_grad_()
     losses, metrics = make_criterion(case["C"])(
-        outputs, make_targets(case), lambda image, query: masks[image, query]
+        make_group(outputs, make_targets(case)), lambda image, query: masks[image, query]
     )
 
     expected = case["losses"]
@@ -72,7 +76,8 @@ def test_losses_and_gradients_of_the_original(name):
 def test_matching_of_the_original(name):
     case = REFERENCE[name]
     inputs, targets = case["inputs"], make_targets(case)
-    matching = HungarianMatcher()(inputs["pred_logits"][None], inputs["pred_boxes"][None], targets)
+    matcher = HungarianMatcher(SoftmaxWithNoObject(case["C"]))
+    matching = matcher(inputs["pred_logits"][None], inputs["pred_boxes"][None], targets)
     starts = [sum(targets.counts[:i]) for i in range(len(targets.counts))]
     expected = {
         (image, query, starts[image] + target)
@@ -90,7 +95,8 @@ def test_matching_of_the_original(name):
 
 def test_names_of_the_losses_and_weight_zero():
     case = REFERENCE[CASES[1]]
-    losses, _ = make_criterion(case["C"], giou_weight=0.0)(stack_layers(case), make_targets(case))
+    group = make_group(stack_layers(case), make_targets(case))
+    losses, _ = make_criterion(case["C"], giou_weight=0.0)(group)
     assert set(losses) == {
         f"{name}{suffix}" for name in ("loss_ce", "loss_bbox") for suffix in ("", "_0", "_1")
     }
@@ -99,7 +105,7 @@ def test_names_of_the_losses_and_weight_zero():
 def test_batch_without_objects_trains_no_object_alone():
     outputs = stack_layers(REFERENCE[CASES[1]])
     targets = Targets.create([torch.empty(0, dtype=torch.long)] * 2, [torch.empty(0, 4)] * 2)
-    losses, metrics = make_criterion(7)(outputs, targets)
+    losses, metrics = make_criterion(7)(make_group(outputs, targets))
     sum(losses.values()).backward()
     assert losses["loss_bbox"] == losses["loss_giou"] == 0
     assert outputs["pred_boxes"].grad.abs().sum() == 0
@@ -112,15 +118,15 @@ def test_non_finite_predictions_are_named(fault):
     outputs = {name: x.detach() for name, x in stack_layers(case).items()}
     outputs[fault][1, 0, 2, 0] = float("nan")
     with pytest.raises(FloatingPointError, match=f"{fault} of decoder layer 1$"):
-        make_criterion(case["C"])(outputs, make_targets(case))
+        make_criterion(case["C"])(make_group(outputs, make_targets(case)))
 
 
 def test_float32_under_autocast():
     case = REFERENCE[CASES[1]]
     criterion, targets = make_criterion(case["C"]), make_targets(case)
-    expected, _ = criterion(stack_layers(case), targets)
+    expected, _ = criterion(make_group(stack_layers(case), targets))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses, _ = criterion(stack_layers(case), targets)
+        losses, _ = criterion(make_group(stack_layers(case), targets))
     for name, loss in losses.items():
         assert loss.dtype == torch.float32
         assert torch.equal(loss, expected[name])
@@ -131,7 +137,7 @@ def test_targets_without_area_give_finite_losses():
     outputs["pred_boxes"].data[..., 2:] = 0
     boxes = outputs["pred_boxes"][-1, :, :1].detach()  # the same points as the predictions
     targets = Targets.create([torch.tensor([0]), torch.tensor([1])], list(boxes))
-    losses, _ = make_criterion(7)(outputs, targets)
+    losses, _ = make_criterion(7)(make_group(outputs, targets))
     sum(losses.values()).backward()
     assert all(torch.isfinite(x) for x in losses.values())
     assert torch.isfinite(outputs["pred_boxes"].grad).all()
@@ -157,7 +163,7 @@ def test_one_pass_for_all_layers_and_images():
         }
         targets = Targets.create([torch.tensor([1, 2])] * batch, [torch.rand(2, 4)] * batch)
         with _Operators() as operators:
-            make_criterion(7)(outputs, targets)
+            make_criterion(7)(make_group(outputs, targets))
         return len(operators.names)
 
     assert count(6, 8) <= count(1, 1) + 3
@@ -172,11 +178,11 @@ def test_waits_for_the_device_once():
     targets = Targets.create(
         [x["labels"] for x in case["targets"]], [x["boxes"] for x in case["targets"]], "cuda"
     )
-    criterion(outputs, targets)
+    criterion(make_group(outputs, targets))
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with pytest.warns(UserWarning, match="synchronizing") as warnings:
-            criterion(outputs, targets)
+            criterion(make_group(outputs, targets))
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(warnings) == 1

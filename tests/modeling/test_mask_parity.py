@@ -47,7 +47,8 @@ def predict(model, reference, queries=QUERIES):
     """Mask logits (B, queries, h, w)."""
     inputs = [{"image": x.permute(2, 0, 1)} for x in reference["images"]]
     encoded = model.encode(model.preprocess_image(inputs))
-    mask_inputs = model.mask_head.prepare(encoded.hs[-1], *encoded[1:])
+    hs = encoded.decoded.hs[-1]
+    mask_inputs = model.mask_head.prepare(hs, encoded.memory, encoded.src, encoded.features)
     image = torch.arange(len(inputs)).repeat_interleave(len(queries))
     masks = model.mask_head(mask_inputs, image, torch.tensor(queries).repeat(len(inputs)))
     return masks.unflatten(0, (len(inputs), -1))

@@ -87,7 +87,7 @@ def test_polygons_train_like_bitmaps(model):
 
 
 def test_instances_without_masks_are_explained(model):
-    with pytest.raises(UserError, match="no 'gt_masks'.*MODEL.MASK_ON"):
+    with pytest.raises(UserError, match="no 'gt_masks'.*without a mask head"):
         model([make_input(48, 48, 1)])
     model([make_input(48, 48, 0)])  # Detectron2's mapper leaves out masks of nothing
 
@@ -151,7 +151,8 @@ def test_attention_maps_do_not_depend_on_the_batch(model):
 
     def maps(inputs):
         encoded = model.encode(model.preprocess_image(inputs))
-        return model.mask_head.prepare(encoded.hs[-1], *encoded[1:]).maps[0]
+        hs = encoded.decoded.hs[-1]
+        return model.mask_head.prepare(hs, encoded.memory, encoded.src, encoded.features).maps[0]
 
     alone, padded = maps([image]), maps([image, larger])
     torch.testing.assert_close(padded[..., :3, :4], alone)
@@ -218,13 +219,16 @@ def test_impossible_settings(tiny_mask_cfg, key, value, message):
 
 
 def test_width_that_cannot_be_halved_often_enough():
-    with pytest.raises(UserError, match="HIDDEN_DIM 20 is not divisible by 8"):
+    with pytest.raises(UserError, match="embed_dim 20 is not divisible by 8"):
         MaskHead(embed_dim=20, num_heads=4, in_features=["res2", "stem"], in_channels=[8, 4])
 
 
 def test_nothing_to_train(tiny_cfg):
     tiny_cfg.MODEL.DETR.FREEZE_BOX_MODEL = True
-    with pytest.raises(UserError, match="nothing is left to train.*MODEL.MASK_ON"):
+    with pytest.raises(
+        UserError,
+        match=r"mask head \(MODEL.MASK_ON\) nothing is left to train.*MODEL.DETR.FREEZE_BOX_MODEL",
+    ):
         build_model(tiny_cfg)
 
 

@@ -15,7 +15,15 @@ from detectron2.utils.events import EventStorage
 from d2detr import add_detr_config
 from d2detr.errors import UserError
 from d2detr.layers import SinePositionEncoding
-from d2detr.modeling import DETR, HungarianMatcher, SetCriterion, Transformer
+from d2detr.modeling import (
+    DETR,
+    DETRDecoder,
+    Encoder,
+    HungarianMatcher,
+    SetCriterion,
+    SoftmaxWithNoObject,
+    Transformer,
+)
 from tests.modeling.inputs import make_input
 
 
@@ -66,7 +74,7 @@ def test_single_class(tiny_cfg):
 def test_classes_outside_the_range_are_refused(model, num_classes_given):
     x = make_input(48, 48, 1)
     x["instances"].gt_classes[0] = num_classes_given
-    with pytest.raises(UserError, match=r"not all in \[0, 4\].*NUM_CLASSES is 5"):
+    with pytest.raises(UserError, match=r"not all in \[0, 4\]: the model has 5 classes"):
         model([x])
 
 
@@ -213,13 +221,17 @@ def test_tracing_serves_other_sizes(model):
 
 
 def test_built_from_python_without_a_config(tiny_cfg):
+    classification = SoftmaxWithNoObject(3)
     model = DETR(
         backbone=build_backbone(tiny_cfg),
         in_feature="res3",
         position_encoding=SinePositionEncoding(32),
-        transformer=Transformer(embed_dim=32, num_queries=7, feedforward_dim=64),
-        num_classes=3,
-        criterion=SetCriterion(num_classes=3, matcher=HungarianMatcher()),
+        transformer=Transformer(
+            Encoder(embed_dim=32, feedforward_dim=64),
+            DETRDecoder(num_queries=7, embed_dim=32, feedforward_dim=64),
+        ),
+        classification=classification,
+        criterion=SetCriterion(HungarianMatcher(classification)),
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
     )
@@ -285,12 +297,15 @@ def test_yaml_of_the_original_wrapper_builds(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("NHEADS", 5, "HIDDEN_DIM 32 is not divisible by MODEL.DETR.NHEADS 5"),
+        ("NHEADS", 5, "MODEL.DETR.HIDDEN_DIM 32 is not divisible by MODEL.DETR.NHEADS 5"),
         ("IN_FEATURE", "res5", "IN_FEATURE is 'res5', but the backbone gives .'res3'."),
         ("DEC_LAYERS", 0, "DEC_LAYERS is 0, but must be at least 1"),
         ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0"),
-        ("DROPOUT", 1.0, "DROPOUT is 1.0; it must be at least 0 and below 1"),
-        ("POSITION_EMBEDDING", "cosine", "choose from"),
+        ("DROPOUT", 1.0, "MODEL.DETR.DROPOUT is 1.0; it must be at least 0 and below 1"),
+        ("POSITION_EMBEDDING", "cosine", "MODEL.DETR.POSITION_EMBEDDING is 'cosine'; choose from"),
+        ("DECODER", "dert", "MODEL.DETR.DECODER is 'dert'; there are .*detr"),
+        ("CLASSIFICATION", "sigmoid", "CLASSIFICATION is 'sigmoid'; choose from .'focal', 'soft"),
+        ("ACTIVATION", "gelu", "MODEL.DETR.ACTIVATION is 'gelu'; choose from"),
     ],
 )
 def test_impossible_settings(tiny_cfg, key, value, message):

@@ -76,7 +76,7 @@ def batch(reference, case=None):
 
 def predict_all_layers(model, inputs):
     with torch.no_grad():
-        return model.heads(model.encode(model.preprocess_image(inputs)).hs)
+        return model.heads(*model.encode(model.preprocess_image(inputs)).decoded)
 
 
 def assert_close(actual, expected, atol):
@@ -94,7 +94,7 @@ def test_outputs_of_every_decoder_layer(cfg, reference, options):
 
 def test_memory(model, reference):
     with torch.no_grad():
-        memory = model.eval().encode(model.preprocess_image(batch(reference))).memory
+        memory = model.eval().encode(model.preprocess_image(batch(reference))).memory.tokens
     memory = memory.transpose(1, 2).unflatten(2, (7, 8))
     assert_close(memory[:, ::16], reference["memory"], 1e-4)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from d2detr.modeling import postprocess_masks
+from d2detr.modeling import SoftmaxWithNoObject, postprocess_masks
 from d2detr.modeling.postprocess_masks import Segmenter, instance_masks, panoptic_segmentation
 
 CASE = torch.load(
@@ -35,7 +35,8 @@ def segment(i, threshold=0.85, padded_size=None):
     outputs = CASE["outputs"]
     instances = Instances(OUTPUT_SIZES[i])
     instances.query_index = torch.arange(len(outputs["pred_logits"][i]))
-    segmenter = Segmenter(thing_classes=THINGS, panoptic_threshold=threshold)
+    classification = SoftmaxWithNoObject(outputs["pred_logits"].shape[-1] - 1)
+    segmenter = Segmenter(classification, thing_classes=THINGS, panoptic_threshold=threshold)
     return segmenter.segment(
         instances,
         outputs["pred_logits"][i],
@@ -77,7 +78,7 @@ def test_only_queries_that_are_kept_are_predicted():
     class_logits = torch.zeros(8, 4)
     class_logits[:, 3] = 10.0  # no-object
     class_logits[5, 0] = 20.0
-    result = Segmenter(thing_classes={0}).segment(
+    result = Segmenter(SoftmaxWithNoObject(3), thing_classes={0}).segment(
         instances,
         class_logits,
         lambda query: asked.append(query.tolist()) or torch.ones(len(query), 5, 5) * query[0],

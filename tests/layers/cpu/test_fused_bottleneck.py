@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 
-from d2detr.layers import fold_frozen_norms, fuse_bottlenecks
-from d2detr.layers.fused_bottleneck import FusedBottleneck
+from d2detr.layers.cpu.frozen_norm import fold_frozen_norms
+from d2detr.layers.cpu.fused_bottleneck import FusedBottleneck, fuse_bottlenecks
 
 
 class Stem(torch.nn.Identity):

@@ -5,7 +5,7 @@ import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 
-from d2detr.layers import fold_frozen_norms
+from d2detr.layers.cpu.frozen_norm import fold_frozen_norms
 
 
 def make_pair(bias=False):

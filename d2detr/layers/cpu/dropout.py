@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 
@@ -25,6 +25,29 @@ def relu_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
 
 def _is_left_to_torch(x: Tensor, p: float, training: bool) -> bool:
     return not training or p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
+class ByteDropout(nn.Dropout):
+    """``nn.Dropout`` by :func:`dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p, self.training)
+
+
+class ReLUDropout(nn.Sequential):
+    """``nn.Sequential(nn.ReLU(), nn.Dropout(p))`` by :func:`relu_dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu_dropout(x, self[1].p, self.training)
+
+
+def replace_dropout(network: nn.Module) -> None:
+    """Give every dropout below ``network``, alone or after a ReLU, the faster way, in place."""
+    for module in list(network.modules()):
+        if [type(module), *map(type, module.children())] == [nn.Sequential, nn.ReLU, nn.Dropout]:
+            module.__class__ = ReLUDropout
+        elif type(module) is nn.Dropout and module.p < 1:
+            module.__class__ = ByteDropout
 
 
 class _Dropout(torch.autograd.Function):

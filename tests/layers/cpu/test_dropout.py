@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from d2detr.layers import dropout, relu_dropout
+from d2detr.layers.cpu.dropout import dropout, relu_dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5])

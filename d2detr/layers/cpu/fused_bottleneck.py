@@ -2,7 +2,7 @@ import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 from torch import Tensor
 
-from d2detr.layers.frozen_norm import FoldedConv2d, is_captured
+from d2detr.layers.cpu.frozen_norm import FoldedConv2d, is_captured
 
 
 class FusedBottleneck(BottleneckBlock):

@@ -1,0 +1,79 @@
+"""The decoder of DAB-DETR (Liu et al., ICLR 2022)."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from d2detr.errors import UserError
+from d2detr.layers import MLP, sine_of_reference
+from d2detr.modeling.decoders.conditional import ConditionalLayer, Place
+from d2detr.modeling.decoders.decoder import DECODER_REGISTRY, Decoder
+from d2detr.modeling.queries import Queries
+
+
+@DECODER_REGISTRY.register("dab")
+class DABDecoder(Decoder):
+    """Queries are boxes, which every layer refines and looks at.
+
+    Args:
+        embed_dim: width D of all tokens.
+        num_queries: learned boxes.
+        num_patterns: contents that each box is a query with; 0 lets each be one without.
+        options: see :class:`Decoder`.
+    """
+
+    refines = True
+    has_boxes = True
+    reference_eps = 1e-3
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        embed_dim: int = 256,
+        num_queries: int = 300,
+        num_patterns: int = 0,
+        **options: Any,
+    ):
+        if num_patterns < 0:
+            raise UserError(f"num_patterns is {num_patterns}, but must be at least 0.")
+        super().__init__(embed_dim=embed_dim, num_queries=num_queries, query_dim=4, **options)
+        self.content_scale = MLP(embed_dim, embed_dim, embed_dim, 2)
+        self.position_head = MLP(2 * embed_dim, embed_dim, embed_dim, 2)
+        self.size_head = MLP(embed_dim, embed_dim, 2, 2)
+        self.patterns = nn.Parameter(torch.zeros(num_patterns, embed_dim)) if num_patterns else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {**super().from_config(cfg), "num_patterns": cfg.MODEL.DETR.NUM_PATTERNS}
+
+    @property
+    def num_queries(self) -> int:
+        num_patterns = 1 if self.patterns is None else len(self.patterns)
+        return num_patterns * self.query_embed.num_embeddings
+
+    def make_layer(self, index: int, **options: Any) -> nn.Module:
+        return ConditionalLayer(is_first=index == 0, **options)
+
+    def start(self, batch_size: int) -> Queries:
+        boxes = self.query_embed.weight.sigmoid()
+        content = boxes.new_zeros(len(boxes), self.embed_dim)
+        if self.patterns is not None:
+            content = self.patterns.repeat_interleave(len(boxes), 0)
+            boxes = boxes.repeat(len(self.patterns), 1)
+        return Queries(
+            content.expand(batch_size, -1, -1), reference=boxes.expand(batch_size, -1, -1)
+        )
+
+    def position(self, index: int, content: Tensor, queries: Queries, reference: Tensor) -> Place:
+        """Place the queries at their boxes; attention is as wide and high as the content says."""
+        sine = sine_of_reference(reference, self.embed_dim // 2)
+        spatial = sine[..., : self.embed_dim]  # y, then x
+        if index:
+            spatial = spatial * self.content_scale(content)
+        width_height = self.size_head(content).sigmoid() / reference[..., 2:]
+        stretch = width_height.flip(-1)[..., None]
+        spatial = (spatial.unflatten(-1, (2, -1)) * stretch).flatten(-2)
+        return Place(self.position_head(sine), spatial)
