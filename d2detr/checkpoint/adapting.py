@@ -17,6 +17,7 @@ from d2detr.checkpoint.formats import (
     recognise_other_architecture,
 )
 from d2detr.checkpoint.load_report import LoadReport
+from d2detr.checkpoint.variants import check_classification, check_variant
 from d2detr.errors import UserError
 from d2detr.modeling import DETR
 
@@ -103,6 +104,9 @@ def _adapt_to_detr(
     renamed = form.to_d2detr(weights)
     if form.backbone_only:
         renamed = place_backbone(renamed, own)
+    if not form.backbone_only:
+        check_variant(renamed, own, source)
+        check_classification(renamed, detr.classification, form, facts, source)
     report = LoadReport(form.name, total=len(own))
     adapted = _fit(
         renamed,
@@ -112,6 +116,7 @@ def _adapt_to_detr(
         backbone_only=form.backbone_only,
         class_names=facts.get(metadata.CLASS_NAMES),
         own_class_names=detr.class_names,
+        extra_rows=detr.classification.extra_rows,
     )
     if any(key.startswith("mask_head.") for key in report.random):
         logger.warning("The weights have no mask head for this model: it starts from scratch.")
@@ -152,6 +157,7 @@ def _fit(
     backbone_only: bool = False,
     class_names: Sequence[str] | None = None,
     own_class_names: Sequence[str] | None = None,
+    extra_rows: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Give weights with the model's names the model's shapes, and report what becomes of each."""
     fitted = {}
@@ -168,6 +174,7 @@ def _fit(
             report,
             class_names=class_names,
             own_class_names=own_class_names,
+            extra_rows=extra_rows,
         )
         if tensor is not None:
             fitted[key] = tensor

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,21 @@ from torch import Tensor
 
 from d2detr.checkpoint import metadata
 from d2detr.checkpoint.class_rows import names_of_classes
+from d2detr.checkpoint.conditional import to_conditional
 from d2detr.checkpoint.fetching import fetch_weights
 from d2detr.checkpoint.files import read_checkpoint
 from d2detr.checkpoint.first_block import dilates_first_block
 from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
 from d2detr.checkpoint.huggingface import to_huggingface
+from d2detr.checkpoint.huggingface_conditional import to_huggingface_conditional
 from d2detr.checkpoint.original import to_original
 from d2detr.checkpoint.releases import RELEASES
+from d2detr.checkpoint.renaming import StateDict
+from d2detr.checkpoint.variants import recognise_variant
 from d2detr.config import load_config
 from d2detr.errors import UserError
 from d2detr.files import make_folder, open_replacing, replacing
+from d2detr.modeling import Classification, SigmoidFocal, SoftmaxWithNoObject
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +39,47 @@ _RESNETS = {
     ((3, 4, 6, 3), True): "resnet50",
     ((3, 4, 23, 3), True): "resnet101",
     ((3, 8, 36, 3), True): "resnet152",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a variant becomes.
+
+    Attributes:
+        to_original: renames it to its original.
+        to_huggingface: renames it to files of transformers.
+        architecture: of transformers, or None.
+        model_type: likewise.
+        width: what transformers calls the width of tokens.
+        classification: of the class head.
+        settings: further settings of transformers, of the weights.
+    """
+
+    to_original: Callable[[StateDict], dict[str, Tensor]]
+    to_huggingface: Callable[[StateDict], dict[str, Tensor]] = to_huggingface_conditional
+    architecture: str | None = None
+    model_type: str = ""
+    width: str = "d_model"
+    classification: type[Classification] = SigmoidFocal
+    settings: Callable[[StateDict], dict[str, Any]] = lambda weights: {}
+
+
+_TARGETS = {
+    "DETR": Target(to_original, to_huggingface, "Detr", "detr", classification=SoftmaxWithNoObject),
+    "Conditional DETR": Target(
+        to_conditional, architecture="ConditionalDetr", model_type="conditional_detr"
+    ),
+    "DAB-DETR": Target(
+        to_conditional,
+        architecture="DabDetr",
+        model_type="dab-detr",
+        width="hidden_size",
+        settings=lambda weights: {
+            "num_patterns": len(weights.get("transformer.decoder.patterns", ()))
+        },
+    ),
+    "DN-DETR": Target(to_conditional),
 }
 
 
@@ -105,11 +151,12 @@ def convert_checkpoint(
             "the last stage, as Detectron2's does, and a backbone there does not."
         )
     weights = form.to_d2detr(model)
+    target = _target(weights, source)
     if to == "huggingface":
         architecture = _architecture(facts, source)
         write_huggingface(weights, Path(output), facts.get(metadata.CLASS_NAMES), architecture)
         return
-    renamed = OrderedDict(to_original(weights) if to == "original" else weights)
+    renamed = OrderedDict(target.to_original(weights) if to == "original" else weights)
     metadata.describe(renamed, **facts)
     make_folder(Path(output).parent)
     with open_replacing(output, "wb") as file:
@@ -129,11 +176,18 @@ def huggingface_config(
     Raises:
         UserError: the library has no such DETR.
     """
+    target = _target(weights, "The model")
+    if target.architecture is None:
+        raise UserError(
+            "transformers has no DN-DETR: leave it as it is, or convert it to original."
+        )
     if "transformer.encoder.norm.weight" in weights:
         raise UserError("DETR in transformers has no pre-norm layers (MODEL.DETR.PRE_NORM).")
-    num_classes = len(weights["heads.class_embed.weight"]) - 1
+    extra_rows = len(target.classification.extra_rows)
+    num_classes = len(weights["heads.class_embed.weight"]) - extra_rows
     names = names_of_classes(num_classes, class_names) or [None] * num_classes
-    num_queries, embed_dim = weights["transformer.decoder.query_embed.weight"].shape
+    num_queries = len(weights["transformer.decoder.query_embed.weight"])
+    embed_dim = len(weights["transformer.decoder.norm.weight"])
     layers = Counter(key.split(".")[1] for key in weights if key.endswith(".linear1.weight"))
     ffn_dim = len(weights["transformer.decoder.layers.0.linear1.weight"])
     learned = any(key.startswith("position_encoding.") for key in weights)
@@ -147,17 +201,21 @@ def huggingface_config(
         )
     }
     masks = any(key.startswith("mask_head.") for key in weights)
+    if masks and target.architecture != "Detr":
+        raise UserError(f"A {target.architecture} with masks cannot be converted to transformers.")
+    kind = "Segmentation" if masks else "ObjectDetection"
     return {
-        "architectures": ["DetrForSegmentation" if masks else "DetrForObjectDetection"],
-        "model_type": "detr",
+        "architectures": [f"{target.architecture}For{kind}"],
+        "model_type": target.model_type,
         "backbone": _resnet_name(weights),
         "use_timm_backbone": True,
         "use_pretrained_backbone": False,
         "dilation": architecture.dilation,
         "position_embedding_type": "learned" if learned else "sine",
-        "d_model": embed_dim,
+        target.width: embed_dim,
         "num_queries": num_queries,
         **sizes,
+        **target.settings(weights),
         "id2label": {str(i): name or f"LABEL_{i}" for i, name in enumerate(names)},
         "label2id": {name or f"LABEL_{i}": i for i, name in enumerate(names)},
     }
@@ -180,12 +238,20 @@ def write_huggingface(
     from safetensors.torch import save
 
     config = huggingface_config(weights, class_names, architecture)
-    hub = {key: value.contiguous().clone() for key, value in to_huggingface(weights).items()}
+    target = _target(weights, "The model")
+    hub = {key: value.contiguous().clone() for key, value in target.to_huggingface(weights).items()}
     make_folder(folder.parent)
     with replacing(folder) as partial:
         partial.mkdir()
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         (partial / "model.safetensors").write_bytes(save(hub, metadata={"format": "pt"}))
+
+
+def _target(weights: Mapping[str, Tensor], source: str) -> Target:
+    variant = recognise_variant(weights)
+    if variant is None:
+        raise UserError(f"{source} cannot be converted: its decoder is none of this package's.")
+    return _TARGETS[variant.name]
 
 
 def _facts_of_release(name: str) -> dict[str, Any]:

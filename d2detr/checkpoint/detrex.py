@@ -13,6 +13,15 @@ _ENCODER_LAYER = (
     ("norms.0", "norm1"),
     ("norms.1", "norm2"),
 )
+_PROJECTIONS = (
+    ("query_content_proj", "q_content"),
+    ("query_pos_proj", "q_position"),
+    ("query_pos_sine_proj", "q_sine"),
+    ("key_content_proj", "k_content"),
+    ("key_pos_proj", "k_position"),
+    ("value_proj", "value"),
+    ("out_proj", "out_proj"),
+)
 _DECODER_LAYER = (*_ENCODER_LAYER, ("attentions.1.attn", "multihead_attn"), ("norms.2", "norm3"))
 _NAMES = Renaming(
     [
@@ -30,8 +39,60 @@ _NAMES = Renaming(
 )
 
 
+_SHARED = (
+    *HEADS,
+    *((f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in RESNET),
+    *(
+        (f"transformer.encoder.layers.*.{theirs}", f"transformer.encoder.layers.*.{ours}")
+        for theirs, ours in _ENCODER_LAYER
+    ),
+    *(
+        (f"transformer.decoder.layers.*.{theirs}", f"transformer.decoder.layers.*.{ours}")
+        for theirs, ours in (
+            *((f"attentions.0.{old}", f"self_attn.{new}") for old, new in _PROJECTIONS),
+            *((f"attentions.1.{old}", f"cross_attn.{new}") for old, new in _PROJECTIONS),
+            *(row for row in _ENCODER_LAYER if row[0].startswith(("ffns", "norms"))),
+            ("norms.2", "norm3"),
+        )
+    ),
+    *(
+        (
+            f"transformer.{part}.layers.*.ffns.0.layers.0.1",
+            f"transformer.{part}.layers.*.activation.0",
+        )
+        for part in ("encoder", "decoder")
+    ),
+    ("transformer.encoder.query_scale", "transformer.encoder.position_scale"),
+    ("transformer.decoder.query_scale", "transformer.decoder.content_scale"),
+    ("transformer.encoder.post_norm_layer", "transformer.encoder.norm"),
+    ("transformer.decoder.post_norm_layer", "transformer.decoder.norm"),
+)
+_CONDITIONAL = Renaming(
+    [*_SHARED, ("transformer.decoder.ref_point_head", "transformer.decoder.reference_head")]
+)
+_DAB = Renaming(
+    [
+        *_SHARED,
+        ("anchor_box_embed", "transformer.decoder.query_embed"),
+        ("denoising_generator.label_encoder", "denoising.label_embed"),
+        ("transformer.patterns.weight", "transformer.decoder.patterns"),
+        ("transformer.decoder.ref_point_head", "transformer.decoder.position_head"),
+        ("transformer.decoder.ref_anchor_head", "transformer.decoder.size_head"),
+    ]
+)
+
+
 def from_detrex(state_dict: StateDict) -> dict[str, Tensor]:
     """Rename the keys of detrex's DETR to those of :class:`d2detr.modeling.DETR`."""
     return _NAMES.to_ours(
         {key: value for key, value in state_dict.items() if not key.startswith(_UNUSED)}
+    )
+
+
+def from_detrex_conditional(state_dict: StateDict) -> dict[str, Tensor]:
+    """Rename the keys of detrex's Conditional DETR, DAB-DETR and DN-DETR."""
+    names = _DAB if "anchor_box_embed.weight" in state_dict else _CONDITIONAL
+    unused = (_UNUSED, "transformer.decoder.bbox_embed.")  # the latter a second name
+    return names.to_ours(
+        {key: value for key, value in state_dict.items() if not key.startswith(unused)}
     )

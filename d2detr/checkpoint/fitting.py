@@ -8,7 +8,8 @@ from torch import Tensor
 from d2detr.checkpoint.class_rows import match_classes, names_of_classes
 from d2detr.checkpoint.load_report import LoadReport
 
-_CLASS_HEAD = "heads.class_embed."
+CLASS_HEAD = "heads.class_embed."
+_LABELS = "denoising.label_embed."
 _QUERIES = "transformer.decoder.query_embed.weight"
 
 
@@ -20,11 +21,12 @@ def fit_tensor(
     *,
     class_names: Sequence[str] | None,
     own_class_names: Sequence[str] | None,
+    extra_rows: Sequence[str] = (),
 ) -> Tensor | None:
     """Return what to load in the place of ``own``, and report it.
 
-    Rows of a class head go by the names of the classes, and no-object, the last row, always
-    carries over. Of queries, the first ones are taken. Rows that nothing is known of keep their
+    Rows of a class head go by the names of the classes, and those after the classes always carry
+    over. Of queries, the first ones are taken. Rows that nothing is known of keep their
     initial value.
 
     Args:
@@ -34,18 +36,22 @@ def fit_tensor(
         report: is told what happens.
         class_names: of the weights, where known.
         own_class_names: of the model, where known.
+        extra_rows: what the rows of a class head after the classes stand for.
 
     Returns:
         A tensor of the shape of ``own``, or None to keep ``own``.
     """
     if value.shape == own.shape:
-        known = key.startswith(_CLASS_HEAD) and class_names and own_class_names
+        known = key.startswith((CLASS_HEAD, _LABELS)) and class_names and own_class_names
         if known and list(class_names) != list(own_class_names):
             report.partial[key] = "all rows in their order, although the classes' names differ"
         return value
     if value.shape[1:] == own.shape[1:] and value.dim():
-        if key.startswith(_CLASS_HEAD):
-            return _fit_classes(key, value, own, report, class_names, own_class_names)
+        names = class_names, own_class_names
+        if key.startswith(CLASS_HEAD):
+            return _fit_classes(key, value, own, report, *names, extra_rows)
+        if key.startswith(_LABELS):
+            return _fit_classes(key, value, own, report, *names, ("no label",))
         if key == _QUERIES:
             count = min(len(value), len(own))
             report.partial[key] = f"the first {count} of {len(value)} queries for {len(own)}"
@@ -61,21 +67,25 @@ def _fit_classes(
     report: LoadReport,
     class_names: Sequence[str] | None,
     own_class_names: Sequence[str] | None,
+    extra_rows: Sequence[str],
 ) -> Tensor:
-    given = names_of_classes(len(value) - 1, class_names)
-    wanted = names_of_classes(len(own) - 1, own_class_names)
+    extra = len(extra_rows)
+    count = len(own) - extra
+    given = names_of_classes(len(value) - extra, class_names)
+    wanted = names_of_classes(count, own_class_names)
     rows = match_classes(wanted, given) if given and wanted else {}
     fitted = own.detach().clone()
-    fitted[-1] = value[-1]
+    fitted[count:] = value[len(value) - extra :]
     for row, given_row in rows.items():
         fitted[row] = value[given_row]
-    what = f"{len(rows)} of {len(own) - 1} classes and no-object"
+    what = " and ".join([f"{len(rows)} of {count} classes", *extra_rows])
     if not (given and wanted):
         unknown = "the weights" if wanted else "the model" if given else "either side"
-        what = f"no-object alone, as the names of the classes of {unknown} are unknown"
+        carried = " and ".join(extra_rows) or "no class"
+        what = f"{carried} alone, as the names of the classes of {unknown} are unknown"
     report.partial[key] = what
     if wanted:
         report.carried_classes = [wanted[row] for row in rows]
-    names = wanted or [f"number {i}" for i in range(len(own) - 1)]
+    names = wanted or [f"number {i}" for i in range(count)]
     report.new_classes = [name for i, name in enumerate(names) if name and i not in rows]
     return fitted

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from d2detr.checkpoint.detrex import from_detrex
+from d2detr.checkpoint.conditional import from_conditional
+from d2detr.checkpoint.detrex import from_detrex, from_detrex_conditional
 from d2detr.checkpoint.huggingface import from_huggingface
+from d2detr.checkpoint.huggingface_conditional import (
+    from_huggingface_conditional,
+    from_huggingface_dab,
+)
 from d2detr.checkpoint.imagenet import from_detectron2, from_torchvision
 from d2detr.checkpoint.original import from_original
 from d2detr.checkpoint.renaming import StateDict
@@ -23,20 +28,46 @@ class WeightFormat:
         pattern: begins at least one key of this format, and no key of the formats after it.
         to_d2detr: renames a state dict to the keys of :class:`d2detr.modeling.DETR`.
         backbone_only: whether it has weights of the backbone alone.
+        classification: of its class heads; None if the metadata of the weights tells.
     """
 
     name: str
     pattern: str
     to_d2detr: Callable[[StateDict], dict[str, Tensor]]
     backbone_only: bool = False
+    classification: str | None = "softmax"
 
 
 FORMATS = (
-    WeightFormat("d2detr", r"heads\.(class|bbox)_embed\.", dict),
+    WeightFormat("d2detr", r"heads\.(class|bbox)_embed\.", dict, classification=None),
     WeightFormat("DETR's Detectron2 wrapper", r"(detr\.)+backbone\.0\.backbone\.", from_wrapper),
+    WeightFormat(
+        "original Conditional DETR, DAB-DETR or DN-DETR",
+        r"transformer\.decoder\.layers\.0\.ca_qcontent_proj\.",
+        from_conditional,
+        classification="focal",
+    ),
     WeightFormat("original DETR", r"(detr\.)?backbone\.0\.body\.", from_original),
     WeightFormat(
+        "Hugging Face Conditional DETR",
+        r"(model\.)?decoder\.layers\.0\.(sa_qcontent|self_attn\.q_content)_proj\.",
+        from_huggingface_conditional,
+        classification="focal",
+    ),
+    WeightFormat(
+        "Hugging Face DAB-DETR",
+        r"(model\.)?query_refpoint_embeddings\.",
+        from_huggingface_dab,
+        classification="focal",
+    ),
+    WeightFormat(
         "Hugging Face DETR", r"(detr\.)?(model\.)?query_position_embeddings\.", from_huggingface
+    ),
+    WeightFormat(
+        "detrex Conditional DETR, DAB-DETR or DN-DETR",
+        r"transformer\.decoder\.layers\.0\.attentions\.0\.query_content_proj\.",
+        from_detrex_conditional,
+        classification="focal",
     ),
     WeightFormat("detrex DETR", r"transformer\.encoder\.layers\.0\.attentions\.", from_detrex),
     WeightFormat("torchvision or timm ResNet", r"layer1\.0\.conv1\.", from_torchvision, True),
@@ -47,7 +78,6 @@ FORMATS = (
 # DETR come first, because they have DETR's keys too.
 _OTHER_ARCHITECTURES = (
     ("Deformable DETR, or a model built on it such as DINO", r".*\.sampling_offsets\."),
-    ("Conditional DETR or DAB-DETR", r".*\.(ca|sa)_qcontent_proj\."),
     ("RT-DETR", r".*(dec_score_head|enc_score_head)\."),
     ("Mask2Former or MaskFormer", r"(sem_seg_head\.predictor|model\.pixel_level_module)\."),
     ("Sparse R-CNN", r"init_proposal_(features|boxes)\."),

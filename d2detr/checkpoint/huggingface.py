@@ -12,10 +12,10 @@ from torch import Tensor
 from d2detr.checkpoint.original import PANOPTIC_PREFIX, from_original, to_original
 from d2detr.checkpoint.renaming import Renaming, StateDict, rename
 
-_BACKBONE = "model.backbone.conv_encoder.model"
+BACKBONE = "model.backbone.conv_encoder.model"
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
-_ENCODER_LAYER = (
+ENCODER_LAYER = (
     ("self_attn_layer_norm", "norm1"),
     ("final_layer_norm", "norm2"),
     ("fc1", "linear1"),
@@ -29,35 +29,38 @@ _DECODER_LAYER = (
     ("fc1", "linear1"),
     ("fc2", "linear2"),
 )
+OUTER_PARTS = (
+    ("class_labels_classifier", "class_embed"),
+    ("bbox_predictor", "bbox_embed"),
+    ("model.query_position_embeddings", "query_embed"),
+    ("model.input_projection", "input_proj"),
+    ("model.backbone.position_embedding.row_embeddings", "backbone.1.row_embed"),
+    ("model.backbone.position_embedding.column_embeddings", "backbone.1.col_embed"),
+    (BACKBONE, "backbone.0.body"),
+    ("model.encoder", "transformer.encoder"),
+    ("model.decoder", "transformer.decoder"),
+    ("model.encoder.layernorm", "transformer.encoder.norm"),
+    ("model.decoder.layernorm", "transformer.decoder.norm"),
+)
 _HUB_TO_ORIGINAL = Renaming(
     [
-        ("class_labels_classifier", "class_embed"),
-        ("bbox_predictor", "bbox_embed"),
-        ("model.query_position_embeddings", "query_embed"),
-        ("model.input_projection", "input_proj"),
-        ("model.backbone.position_embedding.row_embeddings", "backbone.1.row_embed"),
-        ("model.backbone.position_embedding.column_embeddings", "backbone.1.col_embed"),
-        (_BACKBONE, "backbone.0.body"),
-        ("model.encoder", "transformer.encoder"),
-        ("model.decoder", "transformer.decoder"),
-        ("model.encoder.layernorm", "transformer.encoder.norm"),
-        ("model.decoder.layernorm", "transformer.decoder.norm"),
+        *OUTER_PARTS,
         *(
             (f"model.{part}.layers.*.{theirs}", f"transformer.{part}.layers.*.{ours}")
-            for part, layer in (("encoder", _ENCODER_LAYER), ("decoder", _DECODER_LAYER))
+            for part, layer in (("encoder", ENCODER_LAYER), ("decoder", _DECODER_LAYER))
             for theirs, ours in layer
         ),
     ]
 )
-_LAYERS = ("model.encoder.layers.*", "model.decoder.layers.*")
-_LIBRARY_TO_HUB = Renaming(
+LAYERS = ("model.encoder.layers.*", "model.decoder.layers.*")
+LIBRARY_TO_HUB = Renaming(
     [
-        ("model.backbone.model", _BACKBONE),
+        ("model.backbone.model", BACKBONE),
         ("model.position_embedding", "model.backbone.position_embedding"),
-        *((f"{layer}.mlp.{fc}", f"{layer}.{fc}") for layer in _LAYERS for fc in ("fc1", "fc2")),
+        *((f"{layer}.mlp.{fc}", f"{layer}.{fc}") for layer in LAYERS for fc in ("fc1", "fc2")),
         *(
             (f"{layer}.{attention}.o_proj", f"{layer}.{attention}.out_proj")
-            for layer in _LAYERS
+            for layer in LAYERS
             for attention in ("self_attn", "encoder_attn")
         ),
         ("bbox_attention.q_proj", "bbox_attention.q_linear"),
@@ -78,15 +81,15 @@ _LIBRARY_TO_HUB = Renaming(
 )
 # The library's own ResNet, used where timm is not.
 _RESNET_PARTS = (("convolution", "conv", "downsample.0"), ("normalization", "bn", "downsample.1"))
-_RESNET_TO_TIMM = Renaming(
+RESNET_TO_TIMM = Renaming(
     row
     for theirs, ours, shortcut in _RESNET_PARTS
     for row in (
-        (f"{_BACKBONE}.embedder.embedder.{theirs}", f"{_BACKBONE}.{ours}1"),
+        (f"{BACKBONE}.embedder.embedder.{theirs}", f"{BACKBONE}.{ours}1"),
         *(
             (
-                f"{_BACKBONE}.encoder.stages.{stage}.layers.*.{old}",
-                f"{_BACKBONE}.layer{stage + 1}.*.{new}",
+                f"{BACKBONE}.encoder.stages.{stage}.layers.*.{old}",
+                f"{BACKBONE}.layer{stage + 1}.*.{new}",
             )
             for stage in range(4)
             for old, new in (
@@ -104,10 +107,10 @@ def from_huggingface(state_dict: StateDict) -> dict[str, Tensor]:
     Takes ``DetrForObjectDetection``, ``DetrForSegmentation`` and the bare ``DetrModel``, in the
     names of files and of models in memory, with a timm backbone or the library's own ResNet.
     """
-    state_dict = rename(state_dict, _complete_prefix)
-    for names in (_LIBRARY_TO_HUB, _RESNET_TO_TIMM, _HUB_TO_ORIGINAL):
+    state_dict = rename(state_dict, complete_prefix)
+    for names in (LIBRARY_TO_HUB, RESNET_TO_TIMM, _HUB_TO_ORIGINAL):
         state_dict = names.to_ours(state_dict)
-    return from_original(_join_projections(state_dict))
+    return from_original(join_projections(state_dict))
 
 
 def to_huggingface(state_dict: StateDict) -> dict[str, Tensor]:
@@ -116,17 +119,20 @@ def to_huggingface(state_dict: StateDict) -> dict[str, Tensor]:
     prefix = PANOPTIC_PREFIX if any(key.startswith(PANOPTIC_PREFIX) for key in original) else ""
     boxes = {k.removeprefix(prefix): v for k, v in original.items() if k.startswith(prefix)}
     masks = {k: v for k, v in original.items() if not k.startswith(prefix)}
-    hub = _HUB_TO_ORIGINAL.to_theirs(_split_projections(boxes))
+    hub = _HUB_TO_ORIGINAL.to_theirs(split_projections(boxes))
     return {**{prefix + key: value for key, value in hub.items()}, **masks}
 
 
-def _complete_prefix(key: str) -> str:
+def complete_prefix(key: str) -> str:
+    """Give the keys of parts of a model, such as the bare one, the prefix that the whole has."""
     key = key.removeprefix(PANOPTIC_PREFIX)
-    of_bare_model = re.match(r"(backbone|encoder|decoder|(query_)?position_emb|input_proj)", key)
+    of_bare_model = re.match(
+        r"(backbone|encoder|decoder|(query_)?(position|refpoint)_emb|input_proj)", key
+    )
     return f"model.{key}" if of_bare_model else key
 
 
-def _join_projections(state_dict: StateDict) -> dict[str, Tensor]:
+def join_projections(state_dict: StateDict) -> dict[str, Tensor]:
     """Join the projections of queries, keys and values, which the original keeps in one tensor."""
     joined = {}
     for key, value in state_dict.items():
@@ -139,7 +145,8 @@ def _join_projections(state_dict: StateDict) -> dict[str, Tensor]:
     return joined
 
 
-def _split_projections(state_dict: StateDict) -> dict[str, Tensor]:
+def split_projections(state_dict: StateDict) -> dict[str, Tensor]:
+    """Split what :func:`join_projections` joins."""
     split = {}
     for key, value in state_dict.items():
         attention, _, rest = key.partition(".in_proj_")

@@ -7,10 +7,16 @@ from d2detr.checkpoint.load_report import LoadReport
 HEAD = "heads.class_embed.weight"
 
 
-def fit(key, value, own, class_names=None, own_class_names=None):
+def fit(key, value, own, class_names=None, own_class_names=None, extra_rows=("no-object",)):
     report = LoadReport("test", total=1)
     fitted = fit_tensor(
-        key, value, own, report, class_names=class_names, own_class_names=own_class_names
+        key,
+        value,
+        own,
+        report,
+        class_names=class_names,
+        own_class_names=own_class_names,
+        extra_rows=extra_rows,
     )
     return fitted, report
 

@@ -12,7 +12,6 @@ OTHERS = {
     "FCOS": "head.ctrness.weight",
     "SSD": "head.classification_head.module_list.0.weight",
     "Deformable DETR": "transformer.encoder.layers.0.self_attn.sampling_offsets.weight",
-    "Conditional DETR": "transformer.decoder.layers.0.ca_qcontent_proj.weight",
     "RT-DETR": "decoder.dec_score_head.0.weight",
     "Mask2Former": "sem_seg_head.predictor.query_feat.weight",
     "YOLO": "model.0.conv.weight",

@@ -25,10 +25,11 @@ def reference_state_dict(*, masks: bool = False) -> dict[str, torch.Tensor]:
     if masks:
         shapes = {f"detr.{key}": shape for key, shape in shapes.items()}
         shapes |= json.loads(MASK_KEYS_FILE.read_text())
-    return {key: torch.from_numpy(_tensor(key, shape)) for key, shape in shapes.items()}
+    return {key: torch.from_numpy(reference_tensor(key, shape)) for key, shape in shapes.items()}
 
 
-def _tensor(key: str, shape: list[int]) -> np.ndarray:
+def reference_tensor(key: str, shape: list[int]) -> np.ndarray:
+    """The weight of a name and a shape of the original release."""
     key = key.removeprefix("detr.")
     random = np.random.RandomState(zlib.crc32(key.encode()) % 2**32)
     x = random.standard_normal(tuple(shape)).astype(np.float32)

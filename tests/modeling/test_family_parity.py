@@ -1,0 +1,154 @@
+"""Conditional, DAB- and DN-DETR against their original implementations (see tests/reference)."""
+
+from functools import cache
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from d2detr.checkpoint import adapt_weights
+from d2detr.checkpoint.conditional import to_conditional
+from d2detr.config import load_config
+from d2detr.model_zoo import get_config_file
+from d2detr.modeling import Targets
+from tests.reference.family import DIRECTORY, checksum, family_state_dict
+
+CONFIGS = {
+    "conditional_r50": "conditional_detr_r50.yaml",
+    "dab_r50": "dab_detr_r50.yaml",
+    "dn_dab_r50": "dn_detr_r50.yaml",
+}
+IMAGES = torch.load(DIRECTORY / "detr_r50.pt", weights_only=True)
+
+
+@cache
+def load_reference(name):
+    return torch.load(DIRECTORY / f"{name}.pt", weights_only=True)
+
+
+def build(name):
+    cfg = load_config(get_config_file(CONFIGS[name]))
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DETR.NUM_CLASSES = 91
+    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
+    cfg.MODEL.DETR.DROPOUT = 0.0
+    cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 100
+    model = build_model(cfg)
+    weights, report = adapt_weights(family_state_dict(name), model)
+    model.load_state_dict(weights, strict=False)
+    assert not report.random
+    # The reference has the noise of float32 already: 1e-3 of the logits.
+    return model.double()
+
+
+def batch(case=None):
+    inputs = [
+        {"image": image.permute(2, 0, 1), "height": size[0], "width": size[1]}
+        for image, size in zip(IMAGES["images"], IMAGES["orig_sizes"], strict=True)
+    ]
+    if case is not None:
+        for record, target in zip(inputs, IMAGES["targets"][case], strict=True):
+            instances = Instances(tuple(record["image"].shape[1:]))
+            instances.gt_boxes = Boxes(target["boxes_xyxy_abs"])
+            instances.gt_classes = target["labels"]
+            record["instances"] = instances
+    return inputs
+
+
+def assert_close(actual, expected, atol):
+    torch.testing.assert_close(actual.float(), expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_predictions_matching_and_detections(name):
+    reference, model = load_reference(name), build(name).eval()
+    assert checksum(family_state_dict(name)) == reference["state_dict_sha256"]
+    encoded = model.encode(model.preprocess_image(batch()))
+    outputs = model.heads(*encoded.decoded)
+    logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
+    assert_close(logits[-1], reference["pred_logits"], 1e-3)
+    assert_close(logits[:-1, :, ::20], reference["aux_logits"], 1e-3)
+    assert_close(boxes, reference["pred_boxes"], 1e-4)
+
+    for case, layers in reference["indices"].items():
+        instances = [x["instances"] for x in batch(case)]
+        targets = Targets.from_instances(instances, 91, "cpu")
+        matching = model.criterion.matcher(logits, boxes, targets)
+        for layer, images in enumerate(layers):
+            query, target = matching.query[layer], matching.target[layer]
+            actual = set(zip(query.tolist(), target.tolist(), strict=True))
+            second = torch.tensor([[0], [targets.counts[0]]])
+            pairs = torch.cat([images[0], images[1] + second], 1)
+            assert actual == set(zip(*pairs.tolist(), strict=True)), (case, layer)
+
+    for result, expected in zip(model(batch()), reference["detections"], strict=True):
+        instances = result["instances"]
+        size = max(instances.image_size)
+        assert_close(instances.scores, expected["scores"], 1e-4)
+        # Nearly equal scores may change places, and the last ones may fall out.
+        distance = (instances.pred_boxes.tensor[:, None] - expected["boxes"]).abs().amax(-1)
+        other = instances.pred_classes[:, None] != expected["labels"]
+        found = distance.masked_fill(other, torch.inf).amin(0) < 1e-3 * size
+        assert found[:95].all()
+
+
+def give_stored_noise(model, stored, targets):
+    """Let the denoising draw what the original drew."""
+    slots = stored["image"] * 10**6 + stored["query"]
+    order = slots.argsort()
+
+    def draw(labels, boxes):
+        position = torch.cat([torch.arange(count) for count in targets.counts])
+        offset = stored["single_pad"] * torch.arange(stored["groups"])[:, None]
+        wanted = targets.image * 10**6 + (offset + position)
+        found = order[torch.searchsorted(slots[order], wanted.flatten())]
+        return stored["noised_labels"][found], stored["noised_boxes"][found]
+
+    model.denoising.draw = draw
+
+
+@pytest.mark.parametrize("case", ["full", "one_empty", "all_empty"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_and_gradients(name, case):
+    reference, model = load_reference(name), build(name).train()
+    if case not in reference["train"]:
+        pytest.skip("not in the reference")
+    expected, inputs = reference["train"][case], batch(case)
+    if model.denoising is not None:
+        targets = Targets.from_instances([x["instances"] for x in inputs], 91, "cpu")
+        give_stored_noise(model, expected["denoising"], targets)
+    with EventStorage() as storage:
+        losses = model(inputs)
+    total = sum(losses.values())
+    total.backward()
+
+    weighted = {our_name(key): value for key, value in expected["weighted"].items()}
+    assert losses.keys() == weighted.keys()
+    for key, value in weighted.items():
+        assert losses[key].item() == pytest.approx(value, rel=1e-4, abs=1e-5), key
+    assert total.item() == pytest.approx(expected["total"], rel=1e-4)
+    assert storage.latest()["class_error"][0] == pytest.approx(expected["class_error"], abs=1e-4)
+
+    total_norm = expected["total_grad_norm"]
+    norms = [x.grad.norm() for x in model.parameters() if x.grad is not None]
+    assert torch.stack(norms).norm().item() == pytest.approx(total_norm, rel=1e-3)
+    parameters = dict(model.named_parameters())
+    own_key = dict(zip(to_conditional(parameters), parameters, strict=False))
+    for key, norm in expected["grad_norm"].items():
+        if key not in expected["near_zero"] and key in own_key:
+            gradient = parameters[own_key[key]].grad.norm().item()
+            # The slope of a PReLU sums what all cells say of it, which nearly cancels out: between
+            # float32 and float64 of one implementation lies as much.
+            noise = 5e-6 * total_norm if key.endswith("activation.weight") else 0
+            assert gradient == pytest.approx(norm, rel=2e-3, abs=noise), key
+
+
+def our_name(key):
+    """The original calls the losses of denoising ``tgt_loss_ce_0`` and so on."""
+    if not key.startswith("tgt_"):
+        return key
+    _, name, kind, *layer = key.split("_")
+    return "_".join((name, kind, "dn", *layer))
