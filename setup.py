@@ -32,11 +32,14 @@ EXTRAS = {
     # Detectron2's Visualizer imports OpenCV. Not required, because a second build of OpenCV
     # would overwrite the one that the environment has.
     "draw": ["opencv-python-headless>=4.8.1.78"],
+    # hf://ORG/NAME as MODEL.WEIGHTS.
+    "hub": ["huggingface_hub>=0.23"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
     # shapely crops polygons; transformers and timm prove the weights; supervision takes the
     # predictor's output, and its readers of VOC and YOLO check ours.
     "test": [
+        "huggingface_hub>=0.23",
         "pytest>=7.4",
         "ruff>=0.6",
         "shapely>=2.0.2",

@@ -25,5 +25,6 @@ def __getattr__(name: str) -> Any:
 
 
 checkpoint.register_releases()
+checkpoint.register_hub()
 checkpoint.extend_detection_checkpointer()
 solver.extend_detectron2_solver()

@@ -15,6 +15,7 @@ from d2detr.checkpoint.frozen import (
     check_frozen_weights,
     load_frozen_weights,
 )
+from d2detr.checkpoint.hub import register_hub
 from d2detr.checkpoint.load_report import LoadReport
 from d2detr.checkpoint.loading import load_weights
 from d2detr.checkpoint.original import from_original, to_original
@@ -33,6 +34,7 @@ __all__ = [
     "load_weights",
     "read_checkpoint",
     "recognise_format",
+    "register_hub",
     "register_releases",
     "to_original",
 ]
