@@ -61,6 +61,16 @@ def add_detr_config(cfg: CN) -> None:
     # Images that each process evaluates at a time. Padding changes detections a little, see
     # docs/padding.md.
     cfg.TEST.IMS_PER_BATCH = 1
+    # Iterations from one computation of the losses on DATASETS.TEST to the next; 0 computes none.
+    # They are logged as DATASET/total_loss, DATASET/class_error and so on, in batches of the size
+    # that a process trains with.
+    cfg.TEST.LOSS_PERIOD = 0
+    # The metric whose highest value decides which model is the best, kept in model_best.pth: as it
+    # is logged for one dataset, such as "bbox/AP", "segm/AP" or "panoptic_seg/PQ". With several
+    # datasets it is that of the first. "" keeps no best model.
+    cfg.TEST.BEST_METRIC = "bbox/AP"
+    # Evaluations in a row without a better BEST_METRIC after which training ends; 0 never ends it.
+    cfg.TEST.PATIENCE = 0
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
     # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain
@@ -265,14 +275,22 @@ def check_device(name: str) -> None:
 
 
 def check_training_settings(cfg: CfgNode) -> None:
-    """Check the counts that a training divides by.
+    """Check the counts and periods of a training.
 
     Raises:
-        UserError: one of them is not positive.
+        UserError: one of them makes no sense.
     """
     for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[key] < 1:
             raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}, but must be at least 1.")
+    for key in ("LOSS_PERIOD", "PATIENCE"):
+        if cfg.TEST[key] < 0:
+            raise UserError(f"TEST.{key} is {cfg.TEST[key]}, but must be at least 0.")
+    if cfg.TEST.PATIENCE and not (cfg.TEST.BEST_METRIC and cfg.TEST.EVAL_PERIOD > 0):
+        raise UserError(
+            f"TEST.PATIENCE is {cfg.TEST.PATIENCE}, but nothing is compared: it needs a "
+            "TEST.BEST_METRIC and a TEST.EVAL_PERIOD above 0."
+        )
 
 
 def check_score_threshold(value: float, name: str) -> None:

@@ -138,7 +138,8 @@ def clip_full_model_gradients(
 ) -> None:
     """Clip the norm of all gradients together before every step of ``optimizer``.
 
-    It works in any trainer, and after the unscaling of a GradScaler.
+    It works in any trainer, and after the unscaling of a GradScaler. The norm before clipping is
+    then in ``optimizer.gradient_norm``, a tensor on the device of the gradients.
 
     Args:
         optimizer: any optimizer; changed in place.
@@ -150,6 +151,7 @@ def clip_full_model_gradients(
         for group in optimizer.param_groups:
             yield from group["params"]
 
-    optimizer.register_step_pre_hook(
-        lambda *_: torch.nn.utils.clip_grad_norm_(parameters(), max_norm, norm_type) and None
-    )
+    def clip(*_: object) -> None:
+        optimizer.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters(), max_norm, norm_type)
+
+    optimizer.register_step_pre_hook(clip)

@@ -7,7 +7,7 @@ from d2detr.data.dataset_mapper import (
     build_dataset_mapper,
 )
 from d2detr.data.loader import ResumableTrainLoader, in_batches
-from d2detr.data.randomness import seed_random_numbers
+from d2detr.data.randomness import seed_random_numbers, unchanged_random_numbers
 
 # Where these were before they got a room of their own.
 from d2detr.datasets import (
@@ -33,4 +33,5 @@ __all__ = [
     "resolve_num_classes",
     "seed_random_numbers",
     "short_side_shape",
+    "unchanged_random_numbers",
 ]

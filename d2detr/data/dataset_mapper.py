@@ -229,12 +229,15 @@ def _draw_polygons(mask: np.ndarray, polygons: list, transforms: Transform) -> N
 MAPPERS = {"detr": DetrDatasetMapper, "default": DatasetMapper}
 
 
-def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]:
+def build_dataset_mapper(
+    cfg: CfgNode, is_train: bool, *, is_augmented: bool | None = None
+) -> Callable[[dict], dict]:
     """Build the mapper named by ``INPUT.DATASET_MAPPER_NAME``.
 
     Args:
         cfg: a config with DETR's keys.
-        is_train: whether the mapper is for training.
+        is_train: whether the mapper gives the annotations that training needs.
+        is_augmented: whether images are augmented as in training; None decides it by ``is_train``.
 
     Returns:
         A callable from a dataset dict to the model's input.
@@ -247,4 +250,7 @@ def build_dataset_mapper(cfg: CfgNode, is_train: bool) -> Callable[[dict], dict]
         raise UserError(
             f"INPUT.DATASET_MAPPER_NAME is {name!r}; it must be one of {sorted(MAPPERS)}."
         )
-    return MAPPERS[name](cfg, is_train)
+    if is_augmented is None or is_augmented == is_train:
+        return MAPPERS[name](cfg, is_train)
+    other = MAPPERS[name].from_config(cfg, is_augmented)
+    return MAPPERS[name](cfg, is_train, augmentations=other["augmentations"])

@@ -24,7 +24,7 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     Detectron2's marks the best checkpoint as the last one, so that a resumed run would fall back
     to it; it forgets what the best was; and what was killed while it was evaluated is never
-    evaluated again. Every process has this hook.
+    evaluated again. Every process has this hook, which works in any trainer of Detectron2.
 
     Args:
         evaluation: the hook before this one, which evaluates.
@@ -43,18 +43,30 @@ class BestCheckpointer(hooks.BestCheckpointer):
         metric: str,
     ):
         super().__init__(eval_period, _UnmarkedCheckpointer(model, output_dir), metric)
+        self.metric = metric
         self._evaluation = evaluation
         self._record = Path(output_dir, "best.json")
         self._model = Path(output_dir, BEST_MODEL)
         self._evaluated: int | None = None
 
+    def is_due(self, iterations: int) -> bool:
+        """Whether there is an evaluation after so many iterations, and not only at the end."""
+        is_last = iterations >= self.trainer.max_iter
+        return self._period > 0 and iterations % self._period == 0 and not is_last
+
+    def evaluations_without_gain(self) -> int:
+        """How many evaluations there have been since the best one; the same in all processes."""
+        evaluated, best = comm.all_gather((self._evaluated, self.best_iter))[0]
+        return (
+            (evaluated - best) // self._period if evaluated is not None and best is not None else 0
+        )
+
     def before_train(self) -> None:
-        start, period = self.trainer.start_iter, self._period
+        start = self.trainer.start_iter
         if start == 0:
             return
         self._read_record()
-        due = period > 0 and start % period == 0 and start < self.trainer.max_iter
-        if comm.all_gather(due and self._evaluated != start - 1)[0]:
+        if comm.all_gather(self.is_due(start) and self._evaluated != start - 1)[0]:
             self.trainer.storage.iter = start - 1
             self._evaluation._do_eval()
             self._best_checking()
@@ -77,12 +89,13 @@ class BestCheckpointer(hooks.BestCheckpointer):
         if not comm.is_main_process():  # which alone has the metrics
             return
         super()._best_checking()
+        self._evaluated = self.trainer.storage.iter
         if self.best_metric is not None:
             record: dict[str, Any] = {
                 "name": self._val_metric,
                 "metric": self.best_metric,
                 "iteration": self.best_iter,
-                "evaluated": self.trainer.storage.iter,
+                "evaluated": self._evaluated,
             }
             write_json(self._record, record)
 

@@ -28,12 +28,16 @@ from d2detr.data import (
 )
 from d2detr.datasets import write_categories
 from d2detr.engine.agreement import check_same_start
+from d2detr.engine.best_checkpoint import BestCheckpointer
+from d2detr.engine.early_stopping import EarlyStop, EarlyStopping
 from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.preparation import on_main_process, prepare
 from d2detr.engine.step import TrainingStep
-from d2detr.engine.writers import ErrorPrinter
+from d2detr.engine.step_measures import StepMeasures
+from d2detr.engine.validation_losses import ValidationLosses
+from d2detr.engine.writers import ErrorPrinter, TrainingPrinter
 from d2detr.evaluation import build_evaluator
 from d2detr.files import remove_partial
 from d2detr.modeling import DETR
@@ -96,6 +100,8 @@ class Trainer(DefaultTrainer):
         )
         self._stop = StopOnSignal(self.checkpointer)
         built = super().build_hooks()
+        if comm.is_main_process():
+            built.insert(-1, StepMeasures(self.optimizer))  # before what writes
         model = self.checkpointer.model
         if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
             pictures = PredictionPictures(
@@ -105,8 +111,43 @@ class Trainer(DefaultTrainer):
                 dataset_name=self.cfg.DATASETS.TRAIN[0],
             )
             built.insert(-1, pictures)  # before what writes them
-        evaluation = next(i for i, x in enumerate(built) if isinstance(x, hooks.EvalHook))
-        return [*built[:evaluation], self._stop, *built[evaluation:]]
+        number, evaluation = next(
+            (i, x) for i, x in enumerate(built) if isinstance(x, hooks.EvalHook)
+        )
+        judges = self._build_validation()
+        best = self._build_best_checkpointer(evaluation)
+        self._best = next(iter(best), None)
+        watching = [
+            EarlyStopping(x, self.cfg.TEST.PATIENCE) for x in best if self.cfg.TEST.PATIENCE
+        ]
+        before, after = built[:number], built[number + 1 :]
+        return [*before, self._stop, *judges, evaluation, *best, *after, *watching]
+
+    def _build_validation(self) -> list[ValidationLosses]:
+        cfg = self.cfg
+        if not (cfg.TEST.LOSS_PERIOD and cfg.DATASETS.TEST):
+            return []
+        batch_size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+
+        def build_loader(dataset_name: str) -> torch.utils.data.DataLoader:
+            mapper = build_dataset_mapper(cfg, is_train=True, is_augmented=False)
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+            return in_batches(loader, batch_size)
+
+        return [ValidationLosses(cfg.TEST.LOSS_PERIOD, self.model, cfg.DATASETS.TEST, build_loader)]
+
+    def _build_best_checkpointer(self, evaluation: hooks.EvalHook) -> list[BestCheckpointer]:
+        test, names = self.cfg.TEST, self.cfg.DATASETS.TEST
+        if not (test.BEST_METRIC and names):
+            return []
+        metric = test.BEST_METRIC if len(names) == 1 else f"{names[0]}/{test.BEST_METRIC}"
+        model, folder = self.checkpointer.model, self.cfg.OUTPUT_DIR
+        return [BestCheckpointer(evaluation, test.EVAL_PERIOD, model, folder, metric)]
+
+    def best_is_last(self) -> bool:
+        """Whether the best model is the one that was evaluated last, on the first process."""
+        is_last = self._best is not None and self._best.best_iter == self.storage.iter
+        return comm.all_gather(is_last)[0]
 
     def train(self) -> dict[str, Any] | None:
         """Train; returns the last evaluation's results, or None without evaluation.
@@ -120,7 +161,12 @@ class Trainer(DefaultTrainer):
             remove_partial(self.cfg.OUTPUT_DIR)
             self._complete_finished_training()
         with self._stop.watching():
-            super().train()
+            try:
+                super().train()
+            except EarlyStop as stop:
+                logger.info(stop)
+                self.iter = stop.iteration
+                self.checkpointer.save(FINAL_MODEL, iteration=stop.iteration)
         return getattr(self, "_last_eval_results", None)
 
     def stop_loading(self) -> None:
@@ -181,8 +227,8 @@ class Trainer(DefaultTrainer):
             self.storage.put_scalar("data_time", max(data_time for _, data_time, _ in gathered))
 
     def build_writers(self) -> list[EventWriter]:
-        printer, *others = super().build_writers()
-        return [printer, ErrorPrinter(), *others]
+        _, *others = super().build_writers()
+        return [TrainingPrinter(self.max_iter), ErrorPrinter(), *others]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "sampler_seed": self.data_loader.seed}

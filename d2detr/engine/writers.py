@@ -1,6 +1,12 @@
 import logging
 
-from detectron2.utils.events import EventWriter, get_event_storage
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventStorage,
+    EventWriter,
+    get_event_storage,
+)
+from fvcore.common.history_buffer import HistoryBuffer
 
 _METRICS = {"class_error": "%", "cardinality_error": " objects"}
 _WINDOW = 20
@@ -26,3 +32,22 @@ class ErrorPrinter(EventWriter):
         ]
         if errors:
             self._logger.info(f" iter: {storage.iter}  {'  '.join(errors)}")
+
+
+class TrainingPrinter(CommonMetricPrinter):
+    """Detectron2's printer, without repeating in each of its lines the losses of validation."""
+
+    def write(self) -> None:
+        with _OfTraining(get_event_storage()):
+            super().write()
+
+
+class _OfTraining(EventStorage):
+    """What another storage holds, but for what has the prefix of a dataset."""
+
+    def __init__(self, storage: EventStorage):
+        vars(self).update(vars(storage))
+
+    def histories(self) -> dict[str, HistoryBuffer]:
+        found = super().histories()
+        return {name: history for name, history in found.items() if "/" not in name}

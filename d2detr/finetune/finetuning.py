@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
@@ -17,7 +17,7 @@ from d2detr.config import check_training_settings, load_config
 from d2detr.datasets.auto import register_auto_dataset
 from d2detr.datasets.places import require_existing
 from d2detr.doctor.dataset_content import read_split
-from d2detr.engine.best_checkpoint import BEST_MODEL, BestCheckpointer
+from d2detr.engine.best_checkpoint import BEST_MODEL
 from d2detr.engine.output_folder import RemoveReplacedRun, claim_output, restore_replaced
 from d2detr.engine.run_log import set_up_logging
 from d2detr.engine.trainer import Trainer
@@ -27,7 +27,6 @@ from d2detr.finetune.recipe import apply_recipe, describe_recipe
 from d2detr.model_zoo import get_config_file
 from d2detr.predict.predictor import checkpoint_of_run
 
-METRIC = "bbox/AP"
 _CHECKPOINTS_TO_KEEP = 2
 _DEFAULT_CONFIG = "detr_r50.yaml"
 
@@ -35,21 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class FinetuneTrainer(Trainer):
-    """A trainer that keeps the last two checkpoints, and the best model in ``model_best.pth``."""
+    """A trainer that keeps the last two checkpoints."""
 
     def build_hooks(self) -> list[HookBase]:
-        cfg, built = self.cfg, super().build_hooks()
-        number, evaluation = next(
-            (i, x) for i, x in enumerate(built) if isinstance(x, hooks.EvalHook)
-        )
-        self._best = BestCheckpointer(
-            evaluation, cfg.TEST.EVAL_PERIOD, self.checkpointer.model, cfg.OUTPUT_DIR, METRIC
-        )
-        return [*built[: number + 1], self._best, *built[number + 1 :], RemoveReplacedRun()]
-
-    def best_is_last(self) -> bool:
-        """Whether the best model is the one that was evaluated last, on the first process."""
-        return comm.all_gather(self._best.best_iter == self.storage.iter)[0]
+        return [*super().build_hooks(), RemoveReplacedRun()]
 
     def after_step(self) -> None:
         super().after_step()

@@ -174,16 +174,29 @@ class SetCriterion(nn.Module):
                 images of all workers, so that the mean of their losses is the loss of all images
                 at once. The originals divide them by that of each worker's own images.
         """
-        num_pairs = sum(min(count, num_queries) for count in counts)
-        others = num_queries * len(counts) - num_pairs
         num_boxes = _average_over_workers(sum(counts), device, lowest=1.0)
-        own_weight = self.classification.total_weight(num_pairs, others)
+        own_weight = self._own_class_weight(counts, num_queries)
         class_weight, num_denoised = own_weight, max(sum(counts), 1)
         if exact_global_batch:
             num_denoised = num_boxes
             if own_weight is not None:
                 class_weight = _average_over_workers(own_weight, device)
         return Divisor(num_boxes, num_boxes if own_weight is None else class_weight, num_denoised)
+
+    def own_divisor(self, counts: list[int], num_queries: int) -> Divisor:
+        """What the losses of this process's images are divided by, whatever others have.
+
+        Args:
+            counts: number of objects of each image.
+            num_queries: Q.
+        """
+        num_boxes = max(sum(counts), 1)
+        own_weight = self._own_class_weight(counts, num_queries)
+        return Divisor(num_boxes, num_boxes if own_weight is None else own_weight, num_boxes)
+
+    def _own_class_weight(self, counts: list[int], num_queries: int) -> float | None:
+        num_pairs = sum(min(count, num_queries) for count in counts)
+        return self.classification.total_weight(num_pairs, num_queries * len(counts) - num_pairs)
 
     def _losses(
         self, group: Group, normalised: Tensor, matching: Matching, divisor: Divisor

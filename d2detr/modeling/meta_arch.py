@@ -258,9 +258,20 @@ class DETR(nn.Module):
             batched_inputs: the whole batch of this process; see :meth:`forward`.
             exact_global_batch: see :meth:`SetCriterion.divisor`.
         """
-        counts = [len(record.get("instances", ())) for record in batched_inputs]
-        num_queries = self.transformer.decoder.num_queries
+        counts, num_queries = self._count_objects(batched_inputs)
         return self.criterion.divisor(counts, num_queries, self.device, exact_global_batch)
+
+    def own_divisor(self, batched_inputs: list[dict[str, Any]]) -> Divisor:
+        """Return what the losses of a batch are divided by that no other process knows of.
+
+        Args:
+            batched_inputs: see :meth:`forward`.
+        """
+        return self.criterion.own_divisor(*self._count_objects(batched_inputs))
+
+    def _count_objects(self, batched_inputs: list[dict[str, Any]]) -> tuple[list[int], int]:
+        counts = [len(record.get("instances", ())) for record in batched_inputs]
+        return counts, self.transformer.decoder.num_queries
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
