@@ -1,3 +1,4 @@
+from d2detr.visualization.curves import plot_runs
 from d2detr.visualization.dataset_grid import draw_data
 from d2detr.visualization.drawing import (
     draw_instances,
@@ -14,4 +15,5 @@ __all__ = [
     "draw_results",
     "draw_segments",
     "draw_truth_and_predictions",
+    "plot_runs",
 ]
