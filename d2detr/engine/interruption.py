@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -17,8 +16,9 @@ from detectron2.utils import comm
 from d2detr.checkpoint.saving import RunCheckpointer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# The same signal may come twice at once: from the terminal, and from the process that started this.
-_IMPATIENT_AFTER = 1.0  # seconds
+# One wish to stop may come as two signals: of the terminal, and of the process that started this.
+# A process that is busy notices them whenever it can, so that times tell nothing.
+_ENOUGH_PATIENCE = 3
 
 
 class Interruption(KeyboardInterrupt):
@@ -37,8 +37,8 @@ class Interruption(KeyboardInterrupt):
 class StopOnSignal(HookBase):
     """Ends a training that gets a signal, with a checkpoint, in all its processes alike.
 
-    An iteration that has begun ends first; an evaluation is broken off. It must come after the hook
-    that changes the learning rate and before those that evaluate.
+    An iteration that has begun ends first, unless a third signal comes. An evaluation is broken
+    off. It must come after the hook that changes the learning rate and before those that evaluate.
 
     Args:
         checkpointer: of the training.
@@ -50,7 +50,7 @@ class StopOnSignal(HookBase):
     def __init__(self, checkpointer: RunCheckpointer):
         self._checkpointer = checkpointer
         self.received = 0
-        self._time = 0.0
+        self._signals = 0
         self._agreed = 0
         self._waits = False  # a signal is only noted
         self._is_over = False  # all that is left is to save
@@ -99,11 +99,9 @@ class StopOnSignal(HookBase):
     def _receive(self, number: int) -> None:
         if self._is_over:
             return
-        now = time.monotonic()
-        is_impatient = self.received and now - self._time > _IMPATIENT_AFTER
-        if not self.received:
-            self.received, self._time = number, now
-        if is_impatient or not self._waits:
+        self._signals += 1
+        self.received = self.received or number
+        if self._signals >= _ENOUGH_PATIENCE or not self._waits:
             raise Interruption(number)
 
     def _save(self) -> None:

@@ -25,6 +25,8 @@ from d2detr.errors import UserError
 
 _PERIOD = 0.5  # seconds between two looks at the noticeboard
 _GRACE = 5.0  # seconds that processes may take to end by themselves once one has failed
+# The same once one has ended because of a signal that all have got; they may still write.
+_GRACE_AFTER_SIGNAL = 120.0
 _LOST_A_PEER = 17  # exit status of a process that failed because another one had ended
 
 
@@ -87,7 +89,8 @@ def _watch(context: ProcessContext, board: Noticeboard, group: Group, log: str) 
                     board.post(_killed(-status, _name(rank, group, log)))
         failure = failure or board.read()
         if deadline is None and (failure or any(statuses)):
-            deadline = time.monotonic() + _GRACE
+            is_stopped = not failure and all(_was_told_to_end(x) for x in statuses if x)
+            deadline = time.monotonic() + (_GRACE_AFTER_SIGNAL if is_stopped else _GRACE)
         if deadline is not None and time.monotonic() > deadline:
             for process in context.processes:
                 process.kill()
@@ -102,6 +105,10 @@ def _killed(number: int, name: str) -> Failure:
     return Failure(message, 128 + number)
 
 
+def _was_told_to_end(status: int) -> bool:
+    return status > 128
+
+
 def _guess(board: Noticeboard, statuses: list[int], log: str) -> Failure:
     """Why no process of this machine has told a reason."""
     own = next((status for status in statuses if status not in (0, _LOST_A_PEER)), None)
@@ -109,7 +116,7 @@ def _guess(board: Noticeboard, statuses: list[int], log: str) -> Failure:
         time.sleep(2 * _PERIOD)  # another machine's launcher may notice a moment later
         lost = "error: The connection to another machine was lost; its output says why.\n"
         return board.read() or Failure(lost)
-    if own > 128:  # a process that was told to end, and has said so
+    if _was_told_to_end(own):  # and has said so
         return Failure("", own)
     return Failure(f"error: A process ended with status {own}; its log is {log}*.\n", own)
 
