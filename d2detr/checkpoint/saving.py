@@ -16,6 +16,9 @@ from d2detr.errors import UserError
 from d2detr.files import open_replacing
 
 FINAL_MODEL = "model_final"
+BEST_MODEL = "model_best.pth"
+# Of the checkpoints that are written at intervals; other files may be called model_2024.pth.
+PERIODIC_MODELS = f"model_{'[0-9]' * 7}.pth"
 _LAST = "last_checkpoint"
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ class RunCheckpointer(DetectionCheckpointer):
             UserError: there are checkpoints, but none of them can be read.
         """
         if "://" not in self.save_dir:
-            found = _newest_whole(Path(self.save_dir))
+            found = str(newest_checkpoint(Path(self.save_dir)) or "")
         else:
             found = self.get_checkpoint_file() if super().has_checkpoint() else ""
         return comm.all_gather(found)[0]
@@ -86,23 +89,31 @@ def is_whole(file: Path) -> bool:
 
 def periodic_checkpoints(folder: str | Path) -> list[Path]:
     """Return the checkpoints that were written at intervals, the earliest iteration first."""
-    return sorted(Path(folder).glob("model_[0-9]*.pth"))
+    return sorted(Path(folder).glob(PERIODIC_MODELS))
 
 
-def _newest_whole(folder: Path) -> str:
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint that ``last_checkpoint`` names, or the newest that can be read.
+
+    Returns:
+        The file; None if the folder holds no checkpoints.
+
+    Raises:
+        UserError: it does, but none of them can be read.
+    """
     named, files = _named_checkpoint(folder), checkpoints_of_run(folder)
     for file in files:
         if is_whole(file):
             if file != named:
                 what = f"{named} cannot be read" if named else f"{folder / _LAST} names no file"
-                logger.warning(f"{what}: going on from {file}, the newest that can be.")
-            return str(file)
+                logger.warning(f"{what}: taking {file}, the newest that can be.")
+            return file
     if files:
         raise UserError(
             f"No checkpoint in {folder} can be read: {', '.join(x.name for x in files)}. Copy "
             "them again, or remove them to start from the beginning."
         )
-    return ""
+    return None
 
 
 def _named_checkpoint(folder: Path) -> Path | None:

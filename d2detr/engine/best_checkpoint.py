@@ -11,10 +11,8 @@ from detectron2.engine import hooks
 from detectron2.utils import comm
 from torch import nn
 
-from d2detr.checkpoint.saving import RunCheckpointer, is_whole
+from d2detr.checkpoint.saving import BEST_MODEL, RunCheckpointer, is_whole
 from d2detr.files import write_json
-
-BEST_MODEL = "model_best.pth"
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,19 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from d2detr.checkpoint.saving import checkpoints_of_run
+from d2detr.checkpoint.saving import (
+    BEST_MODEL,
+    FINAL_MODEL,
+    PERIODIC_MODELS,
+    checkpoints_of_run,
+)
 from d2detr.errors import UserError
 from d2detr.files import make_folder
 
 # What a training leaves behind; nothing else is ever moved or removed.
+_CHECKPOINTS = ("last_checkpoint", PERIODIC_MODELS, f"{FINAL_MODEL}.pth", BEST_MODEL)
 _RUN_FILES = (
-    "last_checkpoint",
-    "model_*.pth",
+    *_CHECKPOINTS,
     "best.json",
     "metrics.json",
     "results.json",
@@ -30,8 +35,7 @@ _RUN_FILES = (
     "inference",
     "predictions",
 )
-_PROOFS = ("last_checkpoint", "model_*.pth", "metrics.json", "results.json")
-_CHECKPOINTS = ("last_checkpoint", "model_*.pth")
+_PROOFS = (*_CHECKPOINTS, "metrics.json", "results.json")
 # Where a run waits while the one that is to replace it proves that it can train.
 _REPLACED = ".replaced-run"
 _REMOVED = ".removed-run"

@@ -12,12 +12,11 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from d2detr.checkpoint import fetch_weights, load_weights, read_checkpoint, recognise_format
-from d2detr.checkpoint.saving import periodic_checkpoints
+from d2detr.checkpoint.saving import BEST_MODEL, periodic_checkpoints
 from d2detr.config import check_training_settings, load_config
 from d2detr.datasets.auto import register_auto_dataset
 from d2detr.datasets.places import require_existing
 from d2detr.doctor.dataset_content import read_split
-from d2detr.engine.best_checkpoint import BEST_MODEL
 from d2detr.engine.output_folder import RemoveReplacedRun, claim_output, restore_replaced
 from d2detr.engine.run_log import set_up_logging
 from d2detr.engine.trainer import Trainer

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from d2detr.checkpoint import load_weights
+from d2detr.checkpoint.saving import BEST_MODEL, FINAL_MODEL, newest_checkpoint
 from d2detr.config import check_device, check_score_threshold, load_config
 from d2detr.data import build_augmentation
 from d2detr.datasets.categories import (
@@ -180,18 +181,19 @@ def read_rgb(image: ImageLike) -> np.ndarray:
 
 
 def checkpoint_of_run(folder: str | os.PathLike) -> Path:
-    """Return the best checkpoint in the folder of a run, or else the last one.
+    """Return the best checkpoint in the folder of a run, or else the last that can be read.
 
     Raises:
         UserError: there is none.
     """
     folder = Path(folder)
-    for name in ("model_best.pth", "model_final.pth"):
+    for name in (BEST_MODEL, f"{FINAL_MODEL}.pth"):
         if (folder / name).is_file():
             return folder / name
-    if (folder / "last_checkpoint").is_file():
-        return folder / (folder / "last_checkpoint").read_text().strip()
-    raise UserError(f"{folder} holds a config.yaml, but no checkpoint.")
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        raise UserError(f"{folder} holds a config.yaml, but no checkpoint.")
+    return newest
 
 
 def _load(config: CfgNode | str | os.PathLike, opts: list[str]) -> tuple[CfgNode, Path | None]:

@@ -50,7 +50,7 @@ def test_goes_on_from_the_newest_that_can_be_read(checkpointer, tmp_path, caplog
     is_last = (tmp_path / "last_checkpoint").is_file() and found in (
         tmp_path / "last_checkpoint"
     ).read_text()
-    assert (f"going on from {tmp_path / found}" in caplog.text) == (not is_last)
+    assert (f"taking {tmp_path / found}" in caplog.text) == (not is_last)
 
 
 def test_nothing_that_can_be_read(checkpointer, tmp_path):

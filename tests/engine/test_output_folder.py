@@ -13,7 +13,9 @@ from d2detr.errors import UserError
 @pytest.fixture
 def old_run(tmp_path):
     (tmp_path / "inference").mkdir()
-    for name in ("model_final.pth", "metrics.json", "notes.txt", "inference/old.json"):
+    # The last two are no part of the run.
+    names = ("model_final.pth", "metrics.json", "inference/old.json", "notes.txt", "model_coco.pth")
+    for name in names:
         (tmp_path / name).write_text("old")
     return tmp_path
 
@@ -46,7 +48,11 @@ def test_only_the_run_is_replaced(old_run):
     (old_run / "metrics.json").write_text("new")
     remove_replaced(old_run)
     restore_replaced(old_run)
-    assert content(old_run) == {"metrics.json": "new", "notes.txt": "old"}
+    assert content(old_run) == {
+        "metrics.json": "new",
+        "notes.txt": "old",
+        "model_coco.pth": "old",
+    }
 
 
 def test_a_start_that_failed_is_no_run(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,16 @@ def assert_same(first, second):
     torch.testing.assert_close(first.pred_boxes.tensor, second.pred_boxes.tensor)
     torch.testing.assert_close(first.scores, second.scores)
     assert first.pred_classes.tolist() == second.pred_classes.tolist()
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("")])
+def test_of_a_run_without_a_best_model_the_newest_checkpoint_is_taken(run, damage):
+    os.rename(run / "model_best.pth", run / "model_0000004.pth")
+    (run / "last_checkpoint").write_text("model_0000009.pth")
+    (run / "model_0000009.pth").write_text("")
+    damage(run / "last_checkpoint")
+    taken = d2detr.Predictor(run).cfg.MODEL.WEIGHTS
+    assert taken == str(run / "model_0000004.pth")
 
 
 def test_many_images_of_one_size_are_read_and_passed_in_batches(run):
