@@ -1,14 +1,10 @@
 """Fine-tuning by several processes that torchrun has started."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 from tests.dataset_trees import FORMATS, two_splits
+from tests.end_to_end.test_train_net import ROOT, run_tool
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "SOLVER.MAX_ITER": "2",
     "SOLVER.IMS_PER_BATCH": "4",
@@ -21,24 +17,12 @@ SMALL = {
 def test_processes_of_torchrun_are_one_run(tmp_path):
     FORMATS["yolo"](tmp_path / "data", two_splits())
     config_file = ROOT / "configs" / "quickstart.yaml"
-    finished = subprocess.run(
-        [
-            *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
-            *("--standalone", "--nproc-per-node", "2", ROOT / "tools" / "finetune.py"),
-            *("--data", "data", "--output", "output", "--weights", ""),
-            *("--config-file", config_file, *(x for pair in SMALL.items() for x in pair)),
-        ],
-        cwd=tmp_path,
-        env={
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "FVCORE_CACHE": str(tmp_path / "cache"),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
+    finished = run_tool(
+        "finetune.py",
+        tmp_path,
+        *("--data", "data", "--output", "output", "--weights", ""),
+        *("--config-file", config_file, *(x for pair in SMALL.items() for x in pair)),
+        launcher=("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
     )
     assert finished.returncode == 0, finished.stderr
     output = tmp_path / "output"

@@ -10,16 +10,21 @@ import torch
 import d2detr  # noqa: F401 before anything of Detectron2
 
 # isort: split
+from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import create_ddp_model, launch
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 
+from d2detr.checkpoint import load_weights, metadata
 from d2detr.config import load_config
+from d2detr.datasets.shapes import THING_CLASSES
 from d2detr.engine import build_optimizer
 from d2detr.engine.agreement import check_same_start
+from d2detr.engine.preparation import prepare
 from d2detr.engine.step import TrainingStep
 from d2detr.errors import UserError
 from d2detr.model_zoo import get_config_file
+from tests.dataset_trees import coco, two_splits
 from tests.modeling.inputs import make_input
 
 TINY = ["MODEL.DEVICE", "cpu", "MODEL.DETR.NUM_CLASSES", "5", "MODEL.DETR.DROPOUT", "0.0"]
@@ -75,12 +80,32 @@ def disagree() -> dict[str, str | None]:
     return complaints
 
 
+def take_class_rows(folder: str) -> dict[str, torch.Tensor]:
+    """The rows of a file of weights, and those of a model that got them by its classes' names."""
+    images, annotations = f"{folder}/train2017", f"{folder}/annotations/instances_train2017.json"
+    register_coco_instances("rows", {}, annotations, images)
+    cfg = load_config(get_config_file("quickstart.yaml"), TINY)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("rows",), ()
+    prepare(cfg)
+    model = build_model(cfg)
+    weights = model.state_dict()
+    rows = weights["heads.class_embed.weight"][: len(THING_CLASSES)].clone()
+    for key in ("heads.class_embed.weight", "heads.class_embed.bias"):
+        weights[key] = torch.cat([weights[key][:1], weights[key]])  # of one class more, the first
+    metadata.describe(weights, class_names=["other", *reversed(THING_CLASSES)])
+    path = Path(folder, f"rank{comm.get_rank()}.pth")
+    torch.save({"model": weights}, path)
+    load_weights(model, str(path))
+    return {"theirs": rows, "ours": model.heads.class_embed.weight[: len(rows)].detach()}
+
+
 def work(folder: str) -> None:
     torch.set_num_threads(1)
     result = {
         "exact": take_step(exact=True),
         "original": take_step(exact=False),
         "complaints": disagree(),
+        "rows": take_class_rows(folder),
     }
     torch.save(result, Path(folder, f"rank{comm.get_rank()}.pt"))
 
@@ -89,6 +114,7 @@ def work(folder: str) -> None:
 def outcome(tmp_path_factory):
     """What two processes found, and the step of one process with all images."""
     folder = str(tmp_path_factory.mktemp("processes"))
+    coco(Path(folder), two_splits(train=2, val=1))
     launch(work, 2, dist_url="auto", args=(folder,))
     ranks = [torch.load(f"{folder}/rank{i}.pt", weights_only=False) for i in range(2)]
     return ranks, take_step(exact=True)
@@ -123,3 +149,9 @@ def test_processes_that_would_train_apart_are_told_all(outcome, difference, mess
 
 def test_processes_that_agree_may_start(outcome):
     assert [rank["complaints"]["nothing"] for rank in outcome[0]] == [None, None]
+
+
+def test_class_rows_go_to_the_same_classes_in_every_process(outcome):
+    """Of a dataset that only the first process has read, with ``NUM_CLASSES`` given."""
+    for rank in outcome[0]:
+        assert torch.equal(rank["rows"]["ours"], rank["rows"]["theirs"].flip(0))

@@ -1,108 +1,54 @@
 """Processes that die, on one machine and on two, and those that other launchers start."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 import d2detr
 
-SCRIPT = """
-import argparse
-import os
-import signal
-
-import d2detr
-from d2detr.engine import add_launch_arguments, run
-from detectron2.utils import comm
+HANGS = 900  # seconds; far more than a busy machine needs
 
 
-def main(args):
-    comm.synchronize()
-    print(comm.get_rank(), comm.get_local_rank(), comm.get_world_size(), flush=True)
-    if args.fault and comm.get_rank() == 1:
-        if args.fault == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise ValueError("one and one is three")
-    while args.fault:
-        comm.synchronize()
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """By the name of a scenario: status, output and errors of what started its processes."""
+    folder = tmp_path_factory.mktemp("scenarios")
+    script = Path(__file__).with_name("scenarios.py")
+    environment = {
+        **os.environ,
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(d2detr.__file__).parents[1]),
+    }
+    command = [sys.executable, "-W", "ignore", script]
+    scenarios = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=HANGS
+    )
+    assert scenarios.returncode == 0, scenarios.stderr
+    return {
+        name: (status, *((folder / f"{name}.{kind}").read_text() for kind in ("out", "err")))
+        for name, status in json.loads(scenarios.stdout).items()
+    }
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--fault")
-    add_launch_arguments(parser)
-    args = parser.parse_args()
-    args.config_file, args.opts, args.output = "", [], "output"
-    run(main, args)
-"""
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_ends_those_of_both_machines_with_the_reason(ended, rank):
+    assert ended[f"machine{rank}"] == (
+        128 + 9,
+        f"{rank} 0 2\n",
+        f"error: Process 1 of 2 on {socket.gethostname()}, whose log is output/log.txt.rank1, "
+        "was killed by SIGKILL, as the system does when memory runs out.\n",
+    )
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Starts the script, with arguments and variables of the environment."""
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    started = []
-
-    def start(*args, **variables):
-        environment = {
-            **os.environ,
-            "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(d2detr.__file__).parents[1]),
-            **variables,
-        }
-        command = [sys.executable, "-W", "ignore", script, *args]
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_a_killed_process_ends_those_of_both_machines_with_the_reason(start):
-    url = f"tcp://127.0.0.1:{free_port()}"
-    machines = [
-        start(
-            *("--fault", "kill", "--num-machines", "2", "--machine-rank", str(rank)),
-            *("--dist-url", url),
-            GLOO_SOCKET_IFNAME="lo",
-        )
-        for rank in range(2)
-    ]
-    for rank, machine in enumerate(machines):
-        output, errors = machine.communicate(timeout=200)
-        assert output == f"{rank} 0 2\n"
-        assert errors == (
-            f"error: Process 1 of 2 on {socket.gethostname()}, whose log is output/log.txt.rank1, "
-            "was killed by SIGKILL, as the system does when memory runs out.\n"
-        )
-        assert machine.returncode == 128 + 9
-
-
-def test_an_error_in_a_process_is_told_once_and_ends_the_others(start):
-    process = start("--fault", "error", "--num-gpus", "2")
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 1
+def test_an_error_in_a_process_is_told_once_and_ends_the_others(ended):
+    status, _, errors = ended["error"]
+    assert status == 1
     assert errors.endswith(
         "error: Process 1 of 2, whose log is output/log.txt.rank1, ended with ValueError: one and "
         "one is three\n"
@@ -111,9 +57,8 @@ def test_an_error_in_a_process_is_told_once_and_ends_the_others(start):
     assert "Connection" not in errors
 
 
-def test_processes_of_slurm_join(start):
-    common = {"SLURM_NTASKS": "2", "SLURM_NODELIST": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    tasks = [start(**common, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank)) for rank in range(2)]
-    for rank, task in enumerate(tasks):
-        output, errors = task.communicate(timeout=200)
-        assert (output, errors, task.returncode) == (f"{rank} {rank} 2\n", "", 0)
+def test_processes_of_slurm_join_and_say_what_is_wrong(ended):
+    tasks = [ended[f"task{rank}"] for rank in range(2)]
+    assert [(status, output) for status, output, _ in tasks] == [(1, "0 0 2\n"), (1, "1 1 2\n")]
+    # The second one may find that the first, which keeps what was told, has ended already.
+    assert {errors for _, _, errors in tasks} - {""} == {"error: no such thing\n"}
