@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 
 from d2detr.checkpoint.saving import WholeFiles
-from d2detr.config import load_config
+from d2detr.config import check_training_settings, load_config
 from d2detr.engine.group import find_group
 from d2detr.engine.interruption import (
     Interruption,
@@ -50,6 +50,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     evaluates = getattr(args, "eval_only", False)
+    if not evaluates:
+        check_training_settings(cfg)  # before a run is set aside for one that cannot start
     rank, output = comm.get_rank(), cfg.OUTPUT_DIR
     previous = None
     if "://" not in output and comm.is_main_process():
