@@ -14,17 +14,36 @@ from PIL import Image, ImageDraw
 THING_CLASSES = ("circle", "square", "triangle", "star", "cross")
 STUFF_CLASSES = ("sky", "meadow")
 
-MAX_SHAPES = 3
-# Diameters of the circles around the shapes, relative to the image's side.
-DIAMETERS = (0.3, 0.6)
 # How far shapes lean to either side, in radians.
 MAX_TILT = np.pi / 12
 # A shape is put elsewhere if it would leave less than this share of another one visible.
 MIN_VISIBLE = 0.6
-# Euclidean distance, of 441 at most, of a shape's colour to the background's and other shapes'.
-MIN_COLOR_DISTANCE = 120
 # Shapes are drawn this many times larger and averaged, which smooths their edges.
 SUPERSAMPLING = 4
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """What makes shapes hard to find.
+
+    Attributes:
+        max_shapes: the most shapes of an image.
+        diameters: bounds of the diameters of the circles around the shapes, relative to the image's
+            side.
+        many_small: whether diameters are spread evenly by their ratio, not by their difference.
+        min_color_distance: Euclidean distance, of 441 at most, of a shape's colour to the
+            background's and other shapes'.
+    """
+
+    max_shapes: int = 3
+    diameters: tuple[float, float] = (0.3, 0.6)
+    many_small: bool = False
+    min_color_distance: float = 120
+
+
+EASY = Difficulty()
+# At the usual side of 128 the smallest are 8 pixels wide.
+HARD = Difficulty(max_shapes=8, diameters=(1 / 16, 0.5), many_small=True, min_color_distance=60)
 
 
 @dataclass
@@ -44,15 +63,16 @@ class ShapesImage:
     stuff: np.ndarray
 
 
-def draw_shapes_image(seed: list[int], size: int) -> ShapesImage:
+def draw_shapes_image(seed: list[int], size: int, difficulty: Difficulty = EASY) -> ShapesImage:
     """Draw one image.
 
     Args:
         seed: numbers in [0, 2**32) that identify the image.
         size: the image's side in pixels.
+        difficulty: number and sizes of the shapes.
 
     Returns:
-        The image with one to MAX_SHAPES shapes, of each of which at least MIN_VISIBLE is visible.
+        The image with at least one shape, of each of which at least MIN_VISIBLE is visible.
     """
     # RandomState, because NumPy promises that its numbers stay the same in every version.
     random = np.random.RandomState(seed)
@@ -60,12 +80,12 @@ def draw_shapes_image(seed: list[int], size: int) -> ShapesImage:
     classes: list[int] = []
     masks: list[np.ndarray] = []
     full_areas: list[int] = []
-    for _ in range(random.randint(1, MAX_SHAPES + 1)):
+    for _ in range(random.randint(1, difficulty.max_shapes + 1)):
         label = random.randint(len(THING_CLASSES))
-        coverage = _place_shape(random, THING_CLASSES[label], masks, full_areas, size)
+        coverage = _place_shape(random, THING_CLASSES[label], masks, full_areas, size, difficulty)
         if coverage is None:
             continue
-        colors.append(_random_color(random, colors))
+        colors.append(_random_color(random, colors, difficulty.min_color_distance))
         _paint(canvas, coverage, colors[-1])
         mask = coverage >= 0.5
         masks = [other & ~mask for other in masks] + [mask]
@@ -109,10 +129,11 @@ def _place_shape(
     masks: list[np.ndarray],
     full_areas: list[int],
     size: int,
+    difficulty: Difficulty,
 ) -> np.ndarray | None:
     """Return the coverage (H, W) in [0, 1] of a shape that hides no other too much, or None."""
     for _ in range(20):
-        radius = size * random.uniform(*DIAMETERS) / 2
+        radius = size * _random_diameter(random, difficulty) / 2
         center = random.uniform(radius, size - radius, 2)
         points = _outline(name, random.uniform(-MAX_TILT, MAX_TILT)) * radius + center
         coverage = _rasterize(points, size)
@@ -121,6 +142,12 @@ def _place_shape(
         if np.greater_equal(visible_areas, MIN_VISIBLE * np.array(full_areas)).all():
             return coverage
     return None
+
+
+def _random_diameter(random: np.random.RandomState, difficulty: Difficulty) -> float:
+    if difficulty.many_small:
+        return np.exp(random.uniform(*np.log(difficulty.diameters)))
+    return random.uniform(*difficulty.diameters)
 
 
 def _outline(name: str, tilt: float) -> np.ndarray:
@@ -149,12 +176,14 @@ def _rasterize(points: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(large.reduce(SUPERSAMPLING), dtype=np.float32) / 255
 
 
-def _random_color(random: np.random.RandomState, others: list[np.ndarray]) -> np.ndarray:
+def _random_color(
+    random: np.random.RandomState, others: list[np.ndarray], min_distance: float
+) -> np.ndarray:
     """Return a vivid colour (3,) that differs from all others."""
     while True:
         hsv = random.uniform(0, 1), random.uniform(0.7, 1), random.uniform(0.4, 0.9)
         color = np.array(colorsys.hsv_to_rgb(*hsv)) * 255
-        if min(np.linalg.norm(other - color) for other in others) >= MIN_COLOR_DISTANCE:
+        if min(np.linalg.norm(other - color) for other in others) >= min_distance:
             return color
 
 

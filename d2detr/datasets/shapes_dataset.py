@@ -18,7 +18,15 @@ from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from iopath.common.file_io import file_lock
 from PIL import Image
 
-from d2detr.datasets.shapes import STUFF_CLASSES, THING_CLASSES, ShapesImage, draw_shapes_image
+from d2detr.datasets.shapes import (
+    EASY,
+    HARD,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    Difficulty,
+    ShapesImage,
+    draw_shapes_image,
+)
 from d2detr.errors import UserError
 
 # To be raised with every change of what is drawn or written: existing files are then replaced.
@@ -48,16 +56,21 @@ class ShapesSplit:
         size: side of the images, in pixels.
         seed: images of splits with different seeds differ. Image i does not depend on num_images.
         version: VERSION of the program that wrote the files.
+        difficulty: number and sizes of the shapes.
     """
 
     num_images: int
     size: int = 128
     seed: int = 0
     version: int = VERSION
+    difficulty: Difficulty = EASY
 
 
 def register_shapes(root: str | os.PathLike | None = None) -> None:
     """Register ``shapes_train`` (2000 images), ``shapes_val`` (200) and their panoptic variants.
+
+    ``shapes_hard_train`` and ``shapes_hard_val`` hold as many images of up to 8 shapes, some of 8
+    pixels.
 
     Nothing is written before a dataset is loaded for the first time. Names that are registered
     already are left alone.
@@ -67,8 +80,13 @@ def register_shapes(root: str | os.PathLike | None = None) -> None:
             datasets, which is the environment variable DETECTRON2_DATASETS or "datasets".
     """
     root = Path(root or os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
-    register_shapes_split("shapes_train", root / "train", ShapesSplit(num_images=2000, seed=0))
-    register_shapes_split("shapes_val", root / "val", ShapesSplit(num_images=200, seed=1))
+    for prefix, folder, difficulty in (("shapes", "", EASY), ("shapes_hard", "hard_", HARD)):
+        for split, num_images, seed in (("train", 2000, 0), ("val", 200, 1)):
+            register_shapes_split(
+                f"{prefix}_{split}",
+                root / f"{folder}{split}",
+                ShapesSplit(num_images, seed=seed, difficulty=difficulty),
+            )
 
 
 def register_shapes_split(name: str, directory: str | os.PathLike, split: ShapesSplit) -> None:
@@ -161,10 +179,18 @@ def _is_complete(directory: Path, split: ShapesSplit) -> bool:
         return False
     files = [directory / "instances.json", directory / "panoptic.json"]
     return (
-        description == asdict(split)
+        description == _describe(split)
         and counts == [split.num_images] * 2
         and all(file.is_file() for file in files)
     )
+
+
+def _describe(split: ShapesSplit) -> dict[str, Any]:
+    # Files of easy shapes were described before there were others, and are not drawn again.
+    description = asdict(split)
+    if split.difficulty == EASY:
+        del description["difficulty"]
+    return json.loads(json.dumps(description))
 
 
 def _replace_directory(directory: Path, split: ShapesSplit) -> None:
@@ -187,7 +213,7 @@ def _write_split(directory: Path, split: ShapesSplit) -> None:
         (directory / folder).mkdir(parents=True)
     images, instances, panoptic = [], [], []
     for index in range(split.num_images):
-        shapes = draw_shapes_image([split.version, split.seed, index], split.size)
+        shapes = draw_shapes_image([split.version, split.seed, index], split.size, split.difficulty)
         image_id, stem = index + 1, f"{index + 1:06d}"
         # Without chroma subsampling, which would blur the edges between colours.
         Image.fromarray(shapes.image).save(
@@ -213,7 +239,7 @@ def _write_split(directory: Path, split: ShapesSplit) -> None:
         )
     _write_json(directory / "instances.json", images, instances, _categories(THING_CLASSES))
     _write_json(directory / "panoptic.json", images, panoptic, _categories(CATEGORY_NAMES))
-    (directory / DESCRIPTION_FILE).write_text(json.dumps(asdict(split)))
+    (directory / DESCRIPTION_FILE).write_text(json.dumps(_describe(split)))
 
 
 def _instance_annotations(shapes: ShapesImage) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, ResNet, build_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet, build_backbone
 from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -91,6 +91,22 @@ def build_tiny_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         for before, after in zip(channels, channels[1:], strict=False)
     ]
     return ResNet(stem, stages, out_features=cfg.MODEL.RESNETS.OUT_FEATURES)
+
+
+@BACKBONE_REGISTRY.register()
+def build_tiny_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A feature pyramid on the tiny ResNet, for Detectron2's own detectors to compare with.
+
+    Its features are "p2" (stride 4), "p3" (8) and "p4" (16), as far as ``MODEL.FPN.IN_FEATURES``
+    names those that they are made of; ``MODEL.RESNETS.OUT_FEATURES`` must name the same.
+    """
+    return FPN(
+        build_tiny_resnet_backbone(cfg, input_shape),
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
 
 
 def feature_padding_mask(image_sizes: Sequence, padded: Tensor, feature: Tensor) -> Tensor:

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from d2detr.datasets.shapes import MAX_SHAPES, STUFF_CLASSES, THING_CLASSES, draw_shapes_image
+from d2detr.datasets.shapes import (
+    EASY,
+    HARD,
+    STUFF_CLASSES,
+    THING_CLASSES,
+    draw_shapes_image,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +27,7 @@ def test_image_depends_on_its_seed_alone(drawn):
 def test_truth_describes_the_image(drawn):
     for shapes in drawn:
         assert shapes.image.shape == (128, 128, 3)
-        assert 1 <= len(shapes.classes) == len(shapes.masks) <= MAX_SHAPES
+        assert 1 <= len(shapes.classes) == len(shapes.masks) <= EASY.max_shapes
         assert shapes.masks.sum(axis=0).max() == 1
         assert set(np.unique(shapes.stuff)) == {0, 1}
 
@@ -55,7 +61,7 @@ def test_stuff_labels_follow_the_colors(drawn):
 def test_every_class_and_count_occurs(drawn):
     labels = [label for shapes in drawn for label in shapes.classes]
     assert set(labels) == set(range(len(THING_CLASSES)))
-    assert {len(shapes.classes) for shapes in drawn} == set(range(1, MAX_SHAPES + 1))
+    assert {len(shapes.classes) for shapes in drawn} == set(range(1, EASY.max_shapes + 1))
 
 
 @pytest.mark.parametrize(
@@ -81,3 +87,37 @@ def test_size_can_be_chosen():
     shapes = draw_shapes_image([3], 96)
     assert shapes.image.shape == (96, 96, 3)
     assert shapes.masks.shape[1:] == shapes.stuff.shape == (96, 96)
+
+
+def test_easy_shapes_stay_what_they_are():
+    # Of the first training images, from before there were harder ones.
+    expected = [
+        ([4], [2183], 194.002),
+        ([1, 3], [966, 1034], 187.482),
+        ([3], [556], 203.364),
+        ([4, 3], [1994, 720], 182.952),
+    ]
+    drawn = [draw_shapes_image([1, 0, index], 128) for index in range(len(expected))]
+    found = [(shapes.classes, [int(mask.sum()) for mask in shapes.masks]) for shapes in drawn]
+    assert found == [(classes, areas) for classes, areas, _ in expected]
+    means = [shapes.image.mean() for shapes in drawn]
+    assert means == pytest.approx([mean for _, _, mean in expected], abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def hard():
+    return [draw_shapes_image([0, index], 128, HARD) for index in range(60)]
+
+
+def test_hard_images_have_more_and_smaller_shapes(hard):
+    assert {len(shapes.classes) for shapes in hard} == set(range(1, 9))
+    widths = [np.ptp(np.nonzero(mask)[1]) + 1 for shapes in hard for mask in shapes.masks]
+    assert np.mean(np.array(widths) <= 8) > 0.05
+    assert np.mean(np.array(widths) >= 32) > 0.1
+
+
+def test_truth_describes_hard_images_too(hard):
+    for shapes in hard:
+        assert len(shapes.classes) == len(shapes.masks)
+        assert shapes.masks.sum(axis=0).max() == 1
+        assert shapes.masks.any(axis=(1, 2)).all()

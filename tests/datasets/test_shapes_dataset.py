@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from d2detr.datasets import ShapesSplit, register_shapes, register_shapes_split
-from d2detr.datasets.shapes import STUFF_CLASSES, THING_CLASSES, draw_shapes_image
+from d2detr.datasets.shapes import HARD, STUFF_CLASSES, THING_CLASSES, draw_shapes_image
 from d2detr.datasets.shapes_dataset import VERSION, ensure_shapes_files
 from d2detr.errors import UserError
 
@@ -100,7 +100,7 @@ def test_images_do_not_depend_on_their_number(directory, tmp_path):
 
 
 def test_train_and_val_are_registered_and_written_when_loaded(tmp_path, forget_datasets):
-    for name in ("shapes_train", "shapes_val"):
+    for name in ("shapes_train", "shapes_val", "shapes_hard_train", "shapes_hard_val"):
         assert name in DatasetCatalog
         assert f"{name}_panoptic" in DatasetCatalog
         assert MetadataCatalog.get(name).evaluator_type == "coco"
@@ -122,6 +122,23 @@ def test_train_and_val_differ():
     assert ShapesSplit(num_images=1, seed=0) != ShapesSplit(num_images=1, seed=1)
     one, other = (draw_shapes_image([VERSION, seed, 0], 64).image for seed in (0, 1))
     assert not np.array_equal(one, other)
+
+
+def test_files_of_easy_shapes_are_described_as_before_there_were_hard_ones(directory):
+    description = json.loads((directory / "description.json").read_text())
+    assert description == {"num_images": 6, "size": 64, "seed": 3, "version": 1}
+
+
+def test_hard_files_are_told_from_easy_ones(tmp_path):
+    hard = ShapesSplit(num_images=2, size=64, seed=3, difficulty=HARD)
+    ensure_shapes_files(tmp_path / "train", hard)
+    marker = tmp_path / "train" / "images" / "000001.jpg"
+    drawn_hard = marker.read_bytes()
+    marker.write_bytes(b"mine")
+    ensure_shapes_files(tmp_path / "train", hard)
+    assert marker.read_bytes() == b"mine"
+    ensure_shapes_files(tmp_path / "train", ShapesSplit(num_images=2, size=64, seed=3))
+    assert marker.read_bytes() not in (b"mine", drawn_hard)
 
 
 def test_complete_files_are_left_alone(tmp_path):
@@ -158,9 +175,9 @@ def test_incomplete_or_outdated_files_are_replaced(tmp_path, damage):
 def test_simultaneous_starts_write_once(tmp_path, monkeypatch):
     calls = []
 
-    def counting(seed, size):
+    def counting(seed, *options):
         calls.append(seed)
-        return draw_shapes_image(seed, size)
+        return draw_shapes_image(seed, *options)
 
     monkeypatch.setattr("d2detr.datasets.shapes_dataset.draw_shapes_image", counting)
     with ThreadPoolExecutor(4) as executor:
