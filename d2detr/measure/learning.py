@@ -12,13 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 
+from d2detr.checkpoint.saving import periodic_checkpoints
 from d2detr.config import load_config
 from d2detr.engine import Trainer
-from d2detr.engine.output_folder import claim_output
+from d2detr.engine.output_folder import claim_output, remove_replaced
 from d2detr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -89,8 +91,6 @@ class TimedTrainer(Trainer):
         Raises:
             FloatingPointError: the training has diverged.
         """
-        # Trainings that take turns must not depend on each other's random numbers.
-        seed_all_rng(1000 * self.cfg.SEED + len(self.points))
         spent, stop = self.spent, min(self.spent + seconds, self.seconds)
         with EventStorage(self.start_iter) as self.storage:
             while spent < stop:
@@ -119,12 +119,11 @@ class TimedTrainer(Trainer):
         return tuple(0.0 if math.isnan(results[x]) else results[x] for x in ("AP", "AP50"))
 
     def _replace_checkpoint(self) -> None:
-        folder = Path(self.cfg.OUTPUT_DIR)
-        before = set(folder.glob("*.pth"))
-        # The new one is whole before the old one goes.
-        self.checkpointer.save(f"model_{self.start_iter:07d}")
-        for file in before - {folder / f"model_{self.start_iter:07d}.pth"}:
+        earlier = periodic_checkpoints(self.cfg.OUTPUT_DIR)
+        self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        for file in earlier:
             file.unlink()
+        remove_replaced(self.cfg.OUTPUT_DIR)
 
     def state_dict(self) -> dict[str, Any]:
         points = [asdict(point) for point in self.points]
@@ -192,6 +191,7 @@ def take_turns(
     *,
     seconds: float,
     slice_seconds: float,
+    threads: int = 1,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[dict[tuple[str, int], list[Point]]]:
@@ -201,6 +201,7 @@ def take_turns(
         planned: see :func:`plan_trainings`.
         seconds: CPU seconds of each training.
         slice_seconds: after so many, a model is evaluated and the next one goes on.
+        threads: of torch; the seconds of all of them count.
         resume: go on with the trainings in the output folders.
         overwrite: replace them.
 
@@ -211,6 +212,7 @@ def take_turns(
     Raises:
         UserError: a training cannot start, or its folder holds one already.
     """
+    torch.set_num_threads(threads)
     trainers = {}
     for key, cfg in planned.items():
         claim_output(cfg.OUTPUT_DIR, resume=resume, overwrite=overwrite)
