@@ -115,8 +115,9 @@ class TimedTrainer(Trainer):
     def _evaluate(self) -> tuple[float, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
             results = self.test(self.cfg, self.checkpointer.model)["bbox"]
-        # Without any detection the evaluator has no numbers.
-        return tuple(0.0 if math.isnan(results[x]) else results[x] for x in ("AP", "AP50"))
+        if math.isnan(results["AP"]):  # nothing was detected
+            return 0.0, 0.0
+        return results["AP"], results["AP50"]
 
     def _replace_checkpoint(self) -> None:
         earlier = periodic_checkpoints(self.cfg.OUTPUT_DIR)
