@@ -40,6 +40,8 @@ EXTRAS = {
     # predictor's output, and its readers of VOC and YOLO check ours.
     "test": [
         "huggingface_hub>=0.23",
+        "import-linter>=2.17",
+        "mypy>=2.4.1",
         "pytest>=7.4",
         "ruff>=0.6",
         "shapely>=2.0.2",

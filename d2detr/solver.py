@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any, overload
 
 import torch
 from detectron2.config import CfgNode
@@ -81,8 +82,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             groups.setdefault(solver.BASE_LR * factor, []).append(parameter)
     if not groups:
         raise UserError("Every parameter is frozen, so there is nothing to train.")
-    params = [{"params": parameters, "lr": lr} for lr, parameters in groups.items()]
+    params: list[dict[str, Any]] = [
+        {"params": parameters, "lr": lr} for lr, parameters in groups.items()
+    ]
     shared = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    optimizer: torch.optim.Optimizer
     if solver.OPTIMIZER == "ADAMW":
         # On the CPU, AdamW would go from parameter to parameter. On a GPU it is fast as it is, and
         # a fused step would hand unscaled gradients to a GradScaler only after they are clipped.
@@ -102,9 +106,19 @@ def _multiplier(name: str, solver: CfgNode) -> float:
     return next((factor for part, factor in solver.LR_MULTIPLIERS if part in name), usual)
 
 
+@overload
 def maybe_add_gradient_clipping(
-    cfg: CfgNode, optimizer: torch.optim.Optimizer | type[torch.optim.Optimizer]
-) -> torch.optim.Optimizer | type[torch.optim.Optimizer]:
+    cfg: CfgNode, optimizer: torch.optim.Optimizer
+) -> torch.optim.Optimizer: ...
+
+
+@overload
+def maybe_add_gradient_clipping(
+    cfg: CfgNode, optimizer: type[torch.optim.Optimizer]
+) -> type[torch.optim.Optimizer]: ...
+
+
+def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: Any) -> Any:
     """Make an optimizer clip gradients as ``SOLVER.CLIP_GRADIENTS`` says.
 
     ``CLIP_TYPE`` may be Detectron2's "value" or "norm", which clip parameter by parameter, or

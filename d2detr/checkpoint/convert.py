@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 TARGETS = ("d2detr", "original", "huggingface")
 # Blocks per stage, and whether they are bottlenecks, of the ResNets by timm's names.
-_RESNETS = {
+_RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",

@@ -162,7 +162,8 @@ def _unpack(content: Any, path: str) -> dict[str, Any]:
 
 def _describe(checkpoint: dict[str, Any], config_file: Path) -> None:
     """Note what the original's arguments in the file, or transformers' config beside it, tell."""
-    args, facts = checkpoint.get("args"), {}
+    args: Any = checkpoint.get("args")
+    facts: dict[str, Any] = {}
     if hasattr(args, "dilation"):
         facts[metadata.RES5_DILATION] = 2 if args.dilation else 1
     if hasattr(args, "nheads"):
@@ -177,7 +178,7 @@ def _describe(checkpoint: dict[str, Any], config_file: Path) -> None:
 
 
 def _facts_of_transformers(config: dict[str, Any]) -> dict[str, Any]:
-    facts = {}
+    facts: dict[str, Any] = {}
     if "dilation" in config:
         facts[metadata.RES5_DILATION] = 2 if config["dilation"] else 1
     if "encoder_attention_heads" in config:

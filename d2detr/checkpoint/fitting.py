@@ -42,8 +42,8 @@ def fit_tensor(
         A tensor of the shape of ``own``, or None to keep ``own``.
     """
     if value.shape == own.shape:
-        known = key.startswith((CLASS_HEAD, _LABELS)) and class_names and own_class_names
-        if known and list(class_names) != list(own_class_names):
+        differ = class_names and own_class_names and list(class_names) != list(own_class_names)
+        if differ and key.startswith((CLASS_HEAD, _LABELS)):
             report.partial[key] = "all rows in their order, although the classes' names differ"
         return value
     if value.shape[1:] == own.shape[1:] and value.dim():
@@ -85,7 +85,7 @@ def _fit_classes(
         what = f"{carried} alone, as the names of the classes of {unknown} are unknown"
     report.partial[key] = what
     if wanted:
-        report.carried_classes = [wanted[row] for row in rows]
+        report.carried_classes = [name for row in rows if (name := wanted[row])]
     names = wanted or [f"number {i}" for i in range(count)]
     report.new_classes = [name for i, name in enumerate(names) if name and i not in rows]
     return fitted

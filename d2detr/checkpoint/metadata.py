@@ -4,6 +4,7 @@
 """
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 CLASS_NAMES = "class_names"  # of the class head, in order, without no-object
@@ -22,7 +23,7 @@ def describe(state_dict: OrderedDict, **facts: Any) -> None:
     metadata.setdefault("", {}).update(facts)
 
 
-def description(state_dict: OrderedDict, prefix: str = "") -> dict[str, Any]:
+def description(state_dict: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return what is known about the module at ``prefix``."""
     metadata = getattr(state_dict, "_metadata", None) or {}
     return metadata.get(prefix.removesuffix("."), {})

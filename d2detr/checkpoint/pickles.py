@@ -6,14 +6,16 @@ from typing import IO, Any
 
 import numpy as np
 
+_ARRAY: Any = np.empty(0)
+_NUMBER: Any = np.float64(0)
 # NumPy's functions that rebuild arrays and numbers, by where NumPy 1 and NumPy 2 have them.
 _REBUILDERS = {
     (f"{package}.{module}", rebuild.__name__): rebuild
     for package in ("numpy.core", "numpy._core")
     for module, rebuild in (
-        ("multiarray", np.empty(0).__reduce__()[0]),
-        ("multiarray", np.float64(0).__reduce__()[0]),
-        ("numeric", np.empty(0).__reduce_ex__(5)[0]),
+        ("multiarray", _ARRAY.__reduce__()[0]),
+        ("multiarray", _NUMBER.__reduce__()[0]),
+        ("numeric", _ARRAY.__reduce_ex__(5)[0]),
     )
 }
 _ALLOWED = {

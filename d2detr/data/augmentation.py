@@ -87,7 +87,7 @@ class FastResizeTransform(T.ResizeTransform):
             return super().apply_image(img, interp)
         img = np.require(img, requirements="W")  # torch warns of what Pillow reads
         # Torch has no negative strides, which flips leave behind, but copies faster than NumPy.
-        flipped = [axis for axis, stride in enumerate(img.strides) if stride < 0]
+        flipped = tuple(axis for axis, stride in enumerate(img.strides) if stride < 0)
         pixels = torch.from_numpy(np.flip(img, flipped)).flip(flipped)
         pixels = torch.atleast_3d(pixels).permute(2, 0, 1)[None]
         size = (self.new_h, self.new_w)

@@ -120,7 +120,7 @@ def _draw_background(
 def _smooth_noise(random: np.random.RandomState, size: int, cells: tuple[int, int]) -> np.ndarray:
     """Return noise (H, W) of unit variance whose grain is size / cells (rows, columns) pixels."""
     grid = random.normal(0, 1, [max(2, cell) for cell in cells]).astype(np.float32)
-    return np.asarray(Image.fromarray(grid).resize((size, size), Image.BICUBIC))
+    return np.asarray(Image.fromarray(grid).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def _place_shape(

@@ -79,12 +79,12 @@ def register_shapes(root: str | os.PathLike | None = None) -> None:
         root: the directory in which ``shapes/`` is made; None for the one of Detectron2's
             datasets, which is the environment variable DETECTRON2_DATASETS or "datasets".
     """
-    root = Path(root or os.getenv("DETECTRON2_DATASETS", "datasets")) / "shapes"
+    parent = root if root else os.getenv("DETECTRON2_DATASETS", "datasets")
     for prefix, folder, difficulty in (("shapes", "", EASY), ("shapes_hard", "hard_", HARD)):
         for split, num_images, seed in (("train", 2000, 0), ("val", 200, 1)):
             register_shapes_split(
                 f"{prefix}_{split}",
-                root / f"{folder}{split}",
+                Path(parent, "shapes", f"{folder}{split}"),
                 ShapesSplit(num_images, seed=seed, difficulty=difficulty),
             )
 
@@ -211,7 +211,8 @@ def _replace_directory(directory: Path, split: ShapesSplit) -> None:
 def _write_split(directory: Path, split: ShapesSplit) -> None:
     for folder in ("images", "panoptic"):
         (directory / folder).mkdir(parents=True)
-    images, instances, panoptic = [], [], []
+    images, panoptic = [], []
+    instances: list[dict[str, Any]] = []
     for index in range(split.num_images):
         shapes = draw_shapes_image([split.version, split.seed, index], split.size, split.difficulty)
         image_id, stem = index + 1, f"{index + 1:06d}"

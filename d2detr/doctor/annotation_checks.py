@@ -163,7 +163,7 @@ def _fits_as_corners(table: AnnotationTable) -> np.ndarray:
     """Whether (N,) x, y, width and height are corners of a box within the image, too."""
     raw = _as_xywh(table.boxes)
     fits = raw[:, 2:] <= table.image_sizes + OUTSIDE_TOLERANCE
-    return (fits & (raw[:, 2:] > raw[:, :2])).all(axis=1)
+    return np.all(fits & (raw[:, 2:] > raw[:, :2]), axis=1)
 
 
 def _as_xywh(boxes: np.ndarray) -> np.ndarray:
@@ -171,8 +171,13 @@ def _as_xywh(boxes: np.ndarray) -> np.ndarray:
 
 
 def _repeated(values: list[Any]) -> list[int]:
-    seen = set()
-    return [i for i, value in enumerate(values) if value in seen or seen.add(value)]
+    seen: set[Any] = set()
+    repeated = []
+    for index, value in enumerate(values):
+        if value in seen:
+            repeated.append(index)
+        seen.add(value)
+    return repeated
 
 
 def _shift_hint(annotations: list[dict[str, Any]], category_ids: list[Any]) -> str:

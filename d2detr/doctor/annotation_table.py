@@ -142,7 +142,7 @@ def table_from_records(
 def _table(
     images: Sequence[dict[str, Any]],
     annotations: list[dict[str, Any]],
-    owners: Sequence[int],
+    owners: Sequence[int] | np.ndarray,
     labels: list[int],
     modes: np.ndarray,
     class_names: list[Any],
@@ -170,7 +170,7 @@ def _table(
 
 
 def _label(value: Any, num_classes: int) -> int:
-    return int(value) if isinstance(value, Integral) and 0 <= value < num_classes else -1
+    return int(value) if isinstance(value, Integral) and 0 <= int(value) < num_classes else -1
 
 
 def _is_flag(value: Any) -> bool:

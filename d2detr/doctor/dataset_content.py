@@ -78,7 +78,7 @@ def _split_of_file(name: str, role: str) -> Split:
     is_annotated = not isinstance(content, dict) or "annotations" in content
     if not is_annotated:  # as in COCO's lists of test images
         content["annotations"] = []
-    malformed = []
+    malformed: list[Finding] = []
     if isinstance(content, dict):
         for section, problem in (("images", _image_problem), ("annotations", _annotation_problem)):
             if isinstance(content.get(section), list):

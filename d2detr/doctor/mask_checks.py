@@ -24,10 +24,10 @@ def mask_findings(table: AnnotationTable, *, trains_masks: bool) -> Iterable[Fin
         yield from find("missing_mask", lacking, table.describe)
     rows = np.flatnonzero(given & ~table.crowd)
     sizes = table.image_sizes[rows]
-    mask_boxes = [
+    found = [
         _mask_box(table.segmentations[row], size) for row, size in zip(rows, sizes, strict=True)
     ]
-    mask_boxes = np.array(mask_boxes).reshape(-1, 4)
+    mask_boxes = np.array(found).reshape(-1, 4)
     boxes = table.boxes[rows]
     pixels, share = MASK_TOLERANCE
     sides = np.tile(boxes[:, 2:] - boxes[:, :2], (1, 2))
@@ -60,11 +60,13 @@ def _is_given(segmentation: Any) -> bool:
 def _is_run_lengths(rle: dict[str, Any]) -> bool:
     """Whether an RLE with a list of counts covers an image of its size."""
     size, counts = rle.get("size"), rle["counts"]
-    numbers = [*size, *counts] if isinstance(size, (list, tuple)) and len(size) == 2 else [None]
-    return (
-        all(isinstance(x, Integral) and not isinstance(x, bool) and 0 <= x < 2**31 for x in numbers)
-        and sum(counts) == size[0] * size[1]
+    if not (isinstance(size, (list, tuple)) and len(size) == 2):
+        return False
+    are_numbers = all(
+        isinstance(number, Integral) and not isinstance(number, bool) and 0 <= int(number) < 2**31
+        for number in (*size, *counts)
     )
+    return are_numbers and sum(counts) == size[0] * size[1]
 
 
 def _mask_box(segmentation: Any, image_size: np.ndarray) -> list[float]:

@@ -23,7 +23,7 @@ def segment_id_findings(records: list[dict[str, Any]]) -> Iterable[Finding]:
     """Find ids of segments that cannot be colours, or are twice there."""
     ids = [[segment.get("id") for segment in record["segments_info"]] for record in records]
     bad = {
-        row: [x for x in group if not (isinstance(x, Integral) and 0 < x < 256**3)]
+        row: [x for x in group if not (isinstance(x, Integral) and 0 < int(x) < 256**3)]
         for row, group in enumerate(ids)
     }
 

@@ -43,7 +43,7 @@ def absent_class_findings(
     counts = val.objects_per_class
     yield from find(
         "class_absent_in_training",
-        [i for i in np.flatnonzero(counts) if i not in trained],
+        [i for i in np.flatnonzero(counts).tolist() if i not in trained],
         lambda row: f"{val.class_names[row]} ({counts[row]} objects)",
     )
 

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from d2detr.errors import UserError
 
-_OPTIONS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": None}
+_OPTIONS: dict[str, Any] = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": None}
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -147,7 +148,9 @@ def expand_hosts(nodes: str) -> list[str]:
     """Return the hosts of Slurm's list of nodes, such as ``gpu[03-05,9],cpu1``."""
     hosts = []
     for pattern in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes):
-        before, numbers, after = re.fullmatch(r"([^\[]*)(?:\[(.*?)\](.*))?", pattern).groups()
+        parts = re.fullmatch(r"([^\[]*)(?:\[(.*?)\](.*))?", pattern)
+        assert parts is not None  # every bracket of a found pattern is closed
+        before, numbers, after = parts.groups()
         for part in (numbers or "").split(","):
             first, _, last = part.partition("-")
             spread = range(int(first), int(last) + 1) if last else [first]

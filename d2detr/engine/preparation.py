@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -83,7 +83,7 @@ def on_first_processes(action: Callable[[], Result]) -> Result:
     is_first = comm.get_local_rank() == 0
     early = _together(action, is_first)
     late = _together(action, not is_first)
-    return early if is_first else late
+    return cast(Result, early if is_first else late)  # of the time when it acted
 
 
 def _together(action: Callable[[], Result], acts: bool) -> Result | None:

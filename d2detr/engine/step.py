@@ -84,18 +84,18 @@ class TrainingStep:
             The batch's losses, detached.
         """
         self.optimizer.zero_grad()
-        distributed = isinstance(self.model, DistributedDataParallel)
-        model = self.model.module if distributed else self.model
-        is_detr = isinstance(model, DETR)
+        wrapper = self.model if isinstance(self.model, DistributedDataParallel) else None
+        model = self.model if wrapper is None else wrapper.module
         total: dict[str, Tensor] = {}
         options: dict[str, Any] = {}
-        if is_detr:  # its losses of a part are divided by the objects of the whole batch
+        if isinstance(model, DETR):
+            # Its losses of a part are divided by the objects of the whole batch.
             options["divisor"] = model.loss_divisor(batch, self.exact_global_batch)
         parts = _split(batch, self.num_parts)
         for number, part in enumerate(parts, start=1):
-            share = 1.0 if is_detr else len(part) / len(batch)
-            waits = distributed and number < len(parts)  # gradients are gathered at the last
-            with self.model.no_sync() if waits else nullcontext():
+            share = 1.0 if isinstance(model, DETR) else len(part) / len(batch)
+            is_last = number == len(parts)  # when gradients are gathered
+            with nullcontext() if wrapper is None or is_last else wrapper.no_sync():
                 losses = self._backward(part, share, options)
             total = {name: total.get(name, 0) + loss for name, loss in losses.items()}
         return total

@@ -62,6 +62,9 @@ class Trainer(DefaultTrainer):
         UserError: the datasets cannot work, found before anything is built; or the config.
     """
 
+    checkpointer: RunCheckpointer
+    iter: int
+
     def __init__(self, cfg: CfgNode):
         prepare(cfg, with_weights=not holds_checkpoint(cfg.OUTPUT_DIR))
         # What evaluators lack is not to be found out after training.

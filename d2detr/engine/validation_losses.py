@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -64,7 +64,7 @@ class ValidationLosses(HookBase):
                 logger.info(f"Validation on {name}: {values}")
 
     def _compute(self, dataset_name: str) -> dict[str, float]:
-        sums: Counter[str] = Counter()
+        sums: defaultdict[str, float] = defaultdict(float)
         num_images = 0
         with unchanged_random_numbers(), torch.no_grad(), _computing_losses(self._model):
             for batch in self._build_loader(dataset_name):

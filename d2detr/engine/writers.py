@@ -46,7 +46,7 @@ class _OfTraining(EventStorage):
     """What another storage holds, but for what has the prefix of a dataset."""
 
     def __init__(self, storage: EventStorage):
-        vars(self).update(vars(storage))
+        self.__dict__.update(vars(storage))
 
     def histories(self) -> dict[str, HistoryBuffer]:
         found = super().histories()

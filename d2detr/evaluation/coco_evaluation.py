@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ class FastCOCOEvaluator(COCOEvaluator):
 
     Predicted masks are evaluated if the dataset has masks, too. Files are written as a whole.
     """
+
+    _output_dir: str | Path | None
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for x, output in zip(inputs, outputs, strict=True):

@@ -16,6 +16,8 @@ class ThingsEvaluator(FastCOCOEvaluator):
     may be panoptic annotations of fewer images.
     """
 
+    _metadata: Metadata
+
     def __init__(self, dataset_name: str, output_dir: str):
         super().__init__(dataset_name, output_dir=output_dir)
         metadata = self._metadata.as_dict()
@@ -37,7 +39,7 @@ class ThingsEvaluator(FastCOCOEvaluator):
         things.pred_classes = numbers[numbers >= 0]
         return things
 
-    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any] | None:
         """Evaluate; see the base class."""
         if img_ids is None:
             predicted = comm.gather([x["image_id"] for x in self._predictions])

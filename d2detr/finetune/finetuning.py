@@ -97,6 +97,7 @@ def run_finetuning(cfg: CfgNode, resume: bool = False) -> dict[str, Any]:
     if best.is_file() and not trainer.best_is_last():
         load_weights(trainer.model, str(best), key="Checkpoint")
         results = Trainer.test(cfg, trainer.model)
+    assert results is not None  # training ends with an evaluation
     if comm.is_main_process():
         _finish(cfg, results, best)
     return results

@@ -146,7 +146,7 @@ def _batch(cfg: CfgNode, num_images: int, num_devices: int) -> tuple[int, str]:
         f"more would make too few steps of {num_images} images": num_images
         // (MIN_BATCHES_PER_EPOCH * num_devices),
     }
-    reason = min(limits, key=limits.get)
+    reason = min(limits, key=limits.__getitem__)
     return 2 ** int(math.log2(max(1, limits[reason]))) * num_devices, reason
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ class _Recomputing:
 
     def __reduce_ex__(self, protocol: int) -> tuple[Callable, ...]:
         # Pickling and copying find a class by its name, which those made here do not have.
-        _, _, *state = super().__reduce_ex__(protocol)
+        _, _, *state = cast(tuple, super().__reduce_ex__(protocol))
         return _new, (type(self).__bases__[1],), *state
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from d2detr.measure.modules import in_mode, with_ancestors
 
@@ -106,7 +107,7 @@ def _running_modules(model: nn.Module) -> Iterator[list[str]]:
     def leave(*_) -> None:
         running.pop()
 
-    hooks = []
+    hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
         enter = partial(_enter, running, name)
         hooks += module.register_forward_pre_hook(enter), module.register_forward_hook(leave)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,8 @@ class VideoWriter:
 
     def __init__(self, path: str | Path, frames_per_second: float):
         self._cv2 = import_opencv()
-        self._path, self._rate, self._writer = str(path), frames_per_second, None
+        self._path, self._rate = str(path), frames_per_second
+        self._writer: Any = None
 
     def write(self, rgb: np.ndarray) -> None:
         if self._writer is None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -101,6 +101,12 @@ class Predictor:
                     break
         self._augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
+    @overload
+    def __call__(self, images: ImageLike) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]: ...
+
     def __call__(
         self, images: ImageLike | Sequence[ImageLike]
     ) -> dict[str, Any] | list[dict[str, Any]]:
@@ -121,7 +127,7 @@ class Predictor:
             UserError: an image cannot be read.
         """
         if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-            return self([images])[0]
+            return self._detect([images])[0]
         starts = range(0, len(images), self.batch_size)
         batches = (images[start : start + self.batch_size] for start in starts)
         return [output for batch in batches for output in self._detect(batch)]
@@ -214,8 +220,12 @@ def _load(config: CfgNode | str | os.PathLike, opts: list[str]) -> tuple[CfgNode
 def _build_model(cfg: CfgNode, categories: list[dict[str, Any]] | None) -> nn.Module:
     """Build a model; which classes are things need not be known from its dataset."""
     detr = cfg.MODEL.DETR
-    is_told = categories is not None and all("isthing" in x for x in categories)
-    if not (detr.TEST.PANOPTIC_ON and is_told and len(categories) == detr.NUM_CLASSES):
+    if (
+        not detr.TEST.PANOPTIC_ON
+        or categories is None
+        or len(categories) != detr.NUM_CLASSES
+        or not all("isthing" in category for category in categories)
+    ):
         return build_model(cfg)
     cfg = cfg.clone()
     cfg.MODEL.DETR.TEST.PANOPTIC_ON = False  # which would ask the dataset

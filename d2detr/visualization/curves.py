@@ -109,7 +109,7 @@ def draw_runs(
     """Draw runs that count the same unit, by the names that the legend shall give them."""
     from matplotlib.figure import Figure
 
-    chosen = [x for x in _panels_of(runs.values()) if not panels or x.key in panels]
+    chosen = [x for x in _panels_of(list(runs.values())) if not panels or x.key in panels]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure((4.4 * columns, 3.1 * rows + 0.5), layout="constrained")
@@ -168,7 +168,7 @@ def _draw_panel(axes: Axes, panel: Panel, runs: dict[str, RunMetrics], *, layers
     datasets = _datasets_of(runs)
     values: list[float] = []
     for run, colour in zip(runs.values(), _colours(len(runs)), strict=True):
-        parts = [("-", run.training)]
+        parts: list[tuple[str | tuple, dict[str, Curve]]] = [("-", run.training)]
         for dataset, curves in run.validation.items():
             place = datasets.index(dataset) if dataset else 0
             parts.append((_DASHES[place % len(_DASHES)], curves))

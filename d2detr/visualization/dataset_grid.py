@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def draw_data(
     """
     records = load_dataset(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
-    mapper, image_format = _annotation_mapper(records), "RGB"
+    image_format = "RGB"
+    mapper: Callable[[dict[str, Any]], dict[str, Any]] = _annotation_mapper(records)
     if cfg is not None:
         mapper, image_format = build_dataset_mapper(cfg, is_train=True), cfg.INPUT.FORMAT
     state = np.random.get_state()

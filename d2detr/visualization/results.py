@@ -1,4 +1,5 @@
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def draw_results(
             _count_mistakes(record, of_image[record["image_id"]], metadata, score_threshold)
             for record in dataset
         ]
-    chosen = range(len(dataset))
+    chosen: Sequence[int] = range(len(dataset))
     if order != "first" and mistakes:
         kinds = KINDS if order == "worst" else (order,)
         chosen = sorted(chosen, key=lambda i: -sum(mistakes[i][kind] for kind in kinds))

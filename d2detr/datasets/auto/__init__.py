@@ -52,10 +52,10 @@ def register_auto_dataset(
         UserError: there is no dataset, or more than one, or it cannot be read.
     """
     path = os.path.abspath(os.path.expanduser(path))
-    val_path = val_path and os.path.abspath(os.path.expanduser(val_path))
-    description = convert(path, val_path)
+    val = os.path.abspath(os.path.expanduser(val_path)) if val_path else None
+    description = convert(path, val)
     class_names = _class_names(description["categories"], path)
-    names = {split: auto_name(path, split, val_path) for split in description["files"]}
+    names = {split: auto_name(path, split, val) for split in description["files"]}
     for split, json_file in description["files"].items():
         origin, division = description["origins"][split], description["said"]
         _register(names[split], json_file, class_names, origin, division)
