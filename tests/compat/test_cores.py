@@ -11,7 +11,7 @@ def test_the_recipe_counts_cores_where_the_system_cannot_tell_which_may_be_used(
 ):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    choices = apply_recipe(tiny_cfg, 100, 5, pretrained=True)
+    choices = apply_recipe(tiny_cfg, 100, 5, 10, pretrained=True)
     assert {x.key: x.value for x in choices}["DATALOADER.NUM_WORKERS"] == 3
 
 

@@ -68,7 +68,10 @@ def test_boxes_then_masks_on_the_frozen_boxes(directory):
             ["MODEL.WEIGHTS", "a.pth", "MODEL.DETR.FROZEN_WEIGHTS", "b.pth"],
             "a.pth and MODEL.DETR.FROZEN_WEIGHTS b.pth are both set",
         ),
-        (["MODEL.MASK_ON", "False"], "PANOPTIC_ON needs masks, but MODEL.MASK_ON is False"),
+        (
+            ["MODEL.WEIGHTS", "", "MODEL.MASK_ON", "False"],
+            "PANOPTIC_ON needs masks, but MODEL.MASK_ON is False",
+        ),
         (["OUTPUT_DIR", "/dev/null/run"], "The output folder /dev/null/run cannot be made"),
     ],
     ids=["weights", "box-only", "output"],
