@@ -104,7 +104,7 @@ def _adapt_to_detr(
     renamed = form.to_d2detr(weights)
     if form.backbone_only:
         renamed = place_backbone(renamed, own)
-    if not form.backbone_only:
+    else:
         check_variant(renamed, own, source)
         check_classification(renamed, detr.classification, form, facts, source)
     report = LoadReport(form.name, total=len(own))

@@ -28,6 +28,17 @@ _DECODER_LAYER = (
         )
     ),
 )
+# What detrex calls as the originals do.
+SCALES = (
+    ("transformer.encoder.query_scale", "transformer.encoder.position_scale"),
+    ("transformer.decoder.query_scale", "transformer.decoder.content_scale"),
+)
+CONDITIONAL_HEADS = (("transformer.decoder.ref_point_head", "transformer.decoder.reference_head"),)
+DAB_HEADS = (
+    ("transformer.patterns.weight", "transformer.decoder.patterns"),
+    ("transformer.decoder.ref_point_head", "transformer.decoder.position_head"),
+    ("transformer.decoder.ref_anchor_head", "transformer.decoder.size_head"),
+)
 _SHARED = (
     *HEADS,
     ("backbone.0.body", "backbone"),
@@ -36,20 +47,15 @@ _SHARED = (
         (f"transformer.decoder.layers.*.{theirs}", f"transformer.decoder.layers.*.{ours}")
         for theirs, ours in _DECODER_LAYER
     ),
-    ("transformer.decoder.query_scale", "transformer.decoder.content_scale"),
+    *SCALES,
 )
-_CONDITIONAL = Renaming(
-    [*_SHARED, ("transformer.decoder.ref_point_head", "transformer.decoder.reference_head")]
-)
+_CONDITIONAL = Renaming([*_SHARED, *CONDITIONAL_HEADS])
 _DAB = Renaming(
     [
         *(row for row in _SHARED if row[0] != "query_embed"),
         ("refpoint_embed", "transformer.decoder.query_embed"),
         ("label_enc", "denoising.label_embed"),
-        ("transformer.patterns.weight", "transformer.decoder.patterns"),
-        ("transformer.encoder.query_scale", "transformer.encoder.position_scale"),
-        ("transformer.decoder.ref_point_head", "transformer.decoder.position_head"),
-        ("transformer.decoder.ref_anchor_head", "transformer.decoder.size_head"),
+        *DAB_HEADS,
         *(
             (f"transformer.{part}.layers.*.activation", f"transformer.{part}.layers.*.activation.0")
             for part in ("encoder", "decoder")

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from d2detr.checkpoint.conditional import CONDITIONAL_HEADS, DAB_HEADS, SCALES
 from d2detr.checkpoint.original import HEADS, RESNET
 from d2detr.checkpoint.renaming import Renaming, StateDict
 
@@ -62,22 +63,17 @@ _SHARED = (
         )
         for part in ("encoder", "decoder")
     ),
-    ("transformer.encoder.query_scale", "transformer.encoder.position_scale"),
-    ("transformer.decoder.query_scale", "transformer.decoder.content_scale"),
+    *SCALES,
     ("transformer.encoder.post_norm_layer", "transformer.encoder.norm"),
     ("transformer.decoder.post_norm_layer", "transformer.decoder.norm"),
 )
-_CONDITIONAL = Renaming(
-    [*_SHARED, ("transformer.decoder.ref_point_head", "transformer.decoder.reference_head")]
-)
+_CONDITIONAL = Renaming([*_SHARED, *CONDITIONAL_HEADS])
 _DAB = Renaming(
     [
         *_SHARED,
         ("anchor_box_embed", "transformer.decoder.query_embed"),
         ("denoising_generator.label_encoder", "denoising.label_embed"),
-        ("transformer.patterns.weight", "transformer.decoder.patterns"),
-        ("transformer.decoder.ref_point_head", "transformer.decoder.position_head"),
-        ("transformer.decoder.ref_anchor_head", "transformer.decoder.size_head"),
+        *DAB_HEADS,
     ]
 )
 

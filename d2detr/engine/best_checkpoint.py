@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from d2detr.checkpoint.saving import BEST_MODEL, RunCheckpointer, is_whole
-from d2detr.files import write_json
+from d2detr.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +70,9 @@ class BestCheckpointer(hooks.BestCheckpointer):
 
     def _read_record(self) -> None:
         try:
-            record = json.loads(self._record.read_text())
+            record = read_json(self._record)
             metric, iteration = float(record["metric"]), int(record["iteration"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             if self._record.is_file():
                 logger.warning(f"{self._record} cannot be read: which model is best starts anew.")
             return

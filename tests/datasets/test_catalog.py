@@ -29,10 +29,10 @@ def test_unknown_name_without_near_ones():
 @pytest.mark.parametrize(
     ("root", "file", "words"),
     [
-        ("{tmp}/root", "{tmp}/root/gone.json", "DETECTRON2_DATASETS={tmp}/root"),
+        ("{tmp}/data", "{tmp}/data/gone.json", "DETECTRON2_DATASETS={tmp}/data"),
         (None, "datasets/gone.json", "DETECTRON2_DATASETS, which .* is not set"),
         (None, "mine/gone.json", "relative to the current folder, which is {tmp}"),
-        ("{tmp}/root", "{tmp}/mine/gone.json", "nearest folder .* exists is {tmp}, which holds b"),
+        ("{tmp}/data", "{tmp}/mine/gone.json", "nearest folder .* exists is {tmp}, which holds b"),
     ],
 )
 def test_missing_annotation_file_tells_where_it_was_expected(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from iopath.common.file_io import get_cache_dir
 
 from d2detr.datasets.auto.coco_json import Verdict, judge
 from d2detr.errors import UserError
-from d2detr.files import make_folder, write_json
+from d2detr.files import make_folder, read_json, write_json
 
 # To be raised with every change of what ``judge`` says.
 VERSION = 1
@@ -66,6 +65,6 @@ def judge_files(root: str, paths: Iterable[str]) -> dict[str, Verdict]:
 
 def _load(memory: Path) -> dict[str, list]:
     try:
-        return json.loads(memory.read_text())
-    except (OSError, ValueError):
+        return read_json(memory)
+    except UserError:
         return {}
