@@ -5,6 +5,7 @@ from d2detr.layers.conditional_attention import (
     ConditionalCrossAttention,
     ContentPositionSelfAttention,
 )
+from d2detr.layers.focal import sum_of_focal
 from d2detr.layers.mlp import MLP
 from d2detr.layers.position_encoding import (
     LearnedPositionEncoding,
@@ -33,4 +34,5 @@ __all__ = [
     "move_reference",
     "recompute_activations",
     "sine_of_reference",
+    "sum_of_focal",
 ]

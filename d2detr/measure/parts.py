@@ -43,24 +43,37 @@ def peer_losses(workload: Workload) -> Step:
     Raises:
         UserError: its losses of the model have other weights.
     """
-    transformers = import_transformers()
-    if workload.cfg.MODEL.DETR.CLASSIFICATION != "softmax":
-        raise UserError(
-            "The losses of transformers' focal models cannot be compared: the weight of its "
-            "classification is fixed. Leave out --compare, or measure 'train'."
-        )
-    from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
+    import_transformers()
+    from transformers.loss import loss_deformable_detr, loss_for_object_detection
 
     detr = workload.cfg.MODEL.DETR
+    if detr.CLASS_WEIGHT != 1:
+        raise UserError(
+            f"MODEL.DETR.CLASS_WEIGHT is {detr.CLASS_WEIGHT}, but transformers' losses always "
+            "weigh the class with 1. Add MODEL.DETR.CLASS_WEIGHT 1.0."
+        )
+    if detr.CLASSIFICATION == "softmax":
+        compute = loss_for_object_detection.ForObjectDetectionLoss
+    else:
+        compute = loss_deformable_detr.DeformableDetrForObjectDetectionLoss
+    config = SimpleNamespace(
+        num_labels=workload.num_classes,
+        decoder_layers=detr.DEC_LAYERS,
+        auxiliary_loss=True,
+        class_cost=detr.CLASS_COST or detr.CLASS_WEIGHT,
+        bbox_cost=detr.L1_WEIGHT,
+        giou_cost=detr.GIOU_WEIGHT,
+        bbox_loss_coefficient=detr.L1_WEIGHT,
+        giou_loss_coefficient=detr.GIOU_WEIGHT,
+        eos_coefficient=detr.NO_OBJECT_WEIGHT,
+        focal_alpha=0.25,
+    )
     logits, boxes = _predictions(workload, detr.DEC_LAYERS)
     labels = peer_labels(_targets(workload))
-    config = transformers.DetrConfig(
-        num_labels=workload.num_classes, decoder_layers=detr.DEC_LAYERS, auxiliary_loss=True
-    )
 
     def run() -> Tensor:
         with workload.autocast():
-            total, *_ = ForObjectDetectionLoss(
+            total, *_ = compute(
                 logits[-1], labels, workload.device, boxes[-1], config, logits, boxes
             )
         torch.autograd.grad(total, (logits, boxes))

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context
@@ -113,8 +114,10 @@ def measure_memory(build: Callable[..., Step], *args: Any, steps: int = 2) -> Me
         steps: how many.
     """
     threads = torch.get_num_threads()
-    with get_context("spawn").Pool(1, torch.set_num_threads, (threads,)) as pool:
-        return pool.apply(_run_and_measure, (build, args, steps))
+    # Not multiprocessing's Pool, which waits for ever for an exception that cannot be unpickled.
+    pool = ProcessPoolExecutor(1, get_context("spawn"), torch.set_num_threads, (threads,))
+    with pool:
+        return pool.submit(_run_and_measure, build, args, steps).result()
 
 
 def _run_and_measure(build: Callable[..., Step], args: tuple, steps: int) -> Memory:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2detr.layers import sum_of_focal
+
 
 class Best(NamedTuple):
     """The best N detections of every image.
@@ -191,13 +193,10 @@ class SigmoidFocal(Classification):
 
         So no tensor of all queries and classes is needed to say which are.
         """
-        absent = self._absent_loss(normalised).flatten(1).sum(1)
         matched = normalised[layer, image, query, labels]
-        present = self.alpha * _focal(-matched, self.gamma)
-        return absent + (present - self._absent_loss(matched)).sum(1)
-
-    def _absent_loss(self, logits: Tensor) -> Tensor:
-        return (1 - self.alpha) * _focal(logits, self.gamma)
+        absent = sum_of_focal(normalised, self.gamma) - sum_of_focal(matched, self.gamma)
+        present = sum_of_focal(-matched, self.gamma)
+        return (1 - self.alpha) * absent + self.alpha * present
 
     def total_weight(self, num_pairs: int, num_others: int) -> None:
         return None
@@ -213,8 +212,3 @@ class SigmoidFocal(Classification):
         limit = min(limit or logits.shape[1], logits[0].numel())
         scores, index = logits.float().flatten(1).sigmoid().topk(limit)
         return Best(scores, index % self.num_classes, index // self.num_classes)
-
-
-def _focal(logits: Tensor, gamma: float) -> Tensor:
-    """The focal loss of what shall be absent, without weights."""
-    return logits.sigmoid() ** gamma * F.softplus(logits)

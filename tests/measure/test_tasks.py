@@ -1,8 +1,12 @@
 import json
+from concurrent.futures.process import BrokenProcessPool
+from itertools import product
 
 import pytest
 
+from d2detr.errors import UserError
 from d2detr.measure import Workload, format_report, run_benchmark
+from d2detr.measure.timing import measure_memory
 from d2detr.model_zoo import get_config_file
 
 SMALL = ("MODEL.DEVICE", "cpu", "MODEL.DETR.DROPOUT", "0.0")
@@ -14,8 +18,14 @@ def transformers():
     return pytest.importorskip("transformers", minversion="5.0")
 
 
-@pytest.mark.parametrize("config", ["detr_r50.yaml", "detr_panoptic_r50.yaml"])
-@pytest.mark.parametrize("task", ["train", "eval", "criterion", "postprocess"])
+@pytest.mark.parametrize(
+    ("config", "task"),
+    [
+        *product(("detr_r50.yaml", "detr_panoptic_r50.yaml"), ("train", "eval", "postprocess")),
+        ("detr_r50.yaml", "criterion"),
+        ("dab_detr_r50.yaml", "criterion"),
+    ],
+)
 def test_contenders_get_the_same_result(config, task):
     options = (*SMALL, "MODEL.DETR.FROZEN_WEIGHTS", "", "MODEL.DETR.FREEZE_BOX_MODEL", "False")
     workload = Workload(get_config_file(config), opts=options, batch=2, size=(64, 96))
@@ -38,3 +48,23 @@ def test_reports_speed_and_memory():
     )
     assert json.loads(json.dumps(report)) == report
     assert "times as fast" in format_report(report)
+
+
+def test_losses_of_other_weights_are_not_compared():
+    workload = Workload(get_config_file("conditional_detr_r50.yaml"), opts=SMALL)
+    with pytest.raises(UserError, match="CLASS_WEIGHT is 2.0.*Add MODEL.DETR.CLASS_WEIGHT 1.0"):
+        run_benchmark("criterion", workload, compare="huggingface")
+
+
+class Unpicklable(Exception):
+    def __init__(self, field: str, cause: str):
+        super().__init__(f"{field}: {cause}")
+
+
+def fail():
+    raise Unpicklable("field", "cause")
+
+
+def test_a_contender_that_fails_ends_the_measurement_of_memory():
+    with pytest.raises(BrokenProcessPool):
+        measure_memory(fail)

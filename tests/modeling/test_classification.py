@@ -22,11 +22,16 @@ def matched():
 def test_focal_loss_is_that_of_torchvision(matched):
     logits, pairs = matched
     layer, image, query, labels = pairs
+    logits.requires_grad_()
     target = torch.zeros_like(logits)
     target[layer, image, query, labels] = 1
     classification = SigmoidFocal(CLASSES)
     actual = classification.loss(classification.normalise(logits), *pairs)
-    torch.testing.assert_close(actual, sigmoid_focal_loss(logits, target).sum((1, 2, 3)))
+    expected = sigmoid_focal_loss(logits, target).sum((1, 2, 3))
+    torch.testing.assert_close(actual, expected)
+    weights = torch.tensor([1.0, 3.0])
+    gradients = [torch.autograd.grad(loss, logits, weights)[0] for loss in (actual, expected)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_focal_cost_of_the_original():
