@@ -49,6 +49,9 @@ def add_detr_config(cfg: CN) -> None:
     # Precision of mixed-precision training (SOLVER.AMP.ENABLED): "float16" or "bfloat16"; "" is
     # float16 on a GPU and bfloat16, which is the fast one, on a CPU.
     cfg.SOLVER.AMP.DTYPE = ""
+    # Keep an exponential moving average of the weights, of which every step keeps this share, and
+    # evaluate, save and predict with it; 0 keeps none. 0.999 is an average over 1,000 iterations.
+    cfg.SOLVER.EMA_DECAY = 0.0
     # Work off each batch of IMS_PER_BATCH in this many parts, one after the other, to save memory.
     # Losses, clipping and schedule are those of the whole batch; class_error and cardinality_error
     # are logged of the last part. A batch of fewer images has as many parts as images.

@@ -11,6 +11,7 @@ from typing import IO, Any
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from torch import nn
 
 from d2detr.errors import UserError
 from d2detr.files import open_replacing
@@ -30,17 +31,35 @@ class RunCheckpointer(DetectionCheckpointer):
     ``last_checkpoint`` says where to resume. If it is lost, or what it names cannot be read, the
     newest checkpoint that can be read takes its place, and the log says so.
 
+    Args:
+        model: that is loaded.
+        save_dir: of the checkpoints.
+        averaged: a copy of the model whose weights are saved instead.
+        options: of Detectron2's checkpointer.
+
     Attributes:
         saved_iteration: of the checkpoint that was written last by this process.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        averaged: nn.Module | None = None,
+        **options: Any,
+    ):
+        super().__init__(model, save_dir, **options)
+        self.averaged = averaged
         self.path_manager = WholeFiles()
         self.saved_iteration: int | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        super().save(name, **kwargs)
+        loaded, self.model = self.model, self.averaged or self.model
+        try:
+            super().save(name, **kwargs)
+        finally:
+            self.model = loaded
         self.saved_iteration = kwargs.get("iteration")
 
     def has_checkpoint(self) -> bool:

@@ -37,6 +37,7 @@ from d2detr.engine.preparation import on_main_process, prepare
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.step_measures import StepMeasures
 from d2detr.engine.validation_losses import ValidationLosses
+from d2detr.engine.weight_averaging import WeightAveraging
 from d2detr.engine.writers import ErrorPrinter, TrainingPrinter
 from d2detr.evaluation import build_evaluator
 from d2detr.files import remove_partial
@@ -98,14 +99,19 @@ class Trainer(DefaultTrainer):
         self.data_loader.start_iter = self.start_iter
 
     def build_hooks(self) -> list[HookBase]:
+        model, decay = self.checkpointer.model, self.cfg.SOLVER.EMA_DECAY
+        self.averaging = WeightAveraging(model, decay) if decay else None
         self.checkpointer = RunCheckpointer(
-            self.checkpointer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+            model,
+            self.cfg.OUTPUT_DIR,
+            averaged=self.averaging and self.averaging.averaged,
+            trainer=weakref.proxy(self),
         )
         self._stop = StopOnSignal(self.checkpointer)
         built = super().build_hooks()
         if comm.is_main_process():
             built.insert(-1, StepMeasures(self.optimizer))  # before what writes
-        model = self.checkpointer.model
+        model = self.judged_model
         if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
             pictures = PredictionPictures(
                 model,
@@ -117,6 +123,8 @@ class Trainer(DefaultTrainer):
         number, evaluation = next(
             (i, x) for i, x in enumerate(built) if isinstance(x, hooks.EvalHook)
         )
+        if self.averaging:
+            evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate_average)
         judges = self._build_validation()
         best = self._build_best_checkpointer(evaluation)
         self._best = next(iter(best), None)
@@ -124,7 +132,18 @@ class Trainer(DefaultTrainer):
             EarlyStopping(x, self.cfg.TEST.PATIENCE) for x in best if self.cfg.TEST.PATIENCE
         ]
         before, after = built[:number], built[number + 1 :]
+        if self.averaging:
+            before.insert(0, self.averaging)
         return [*before, self._stop, *judges, evaluation, *best, *after, *watching]
+
+    @property
+    def judged_model(self) -> nn.Module:
+        """What is evaluated and saved: the averaged weights, or without averaging the trained."""
+        return self.averaging.averaged if self.averaging else self.checkpointer.model
+
+    def _evaluate_average(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.judged_model)
+        return self._last_eval_results
 
     def _build_validation(self) -> list[ValidationLosses]:
         cfg = self.cfg
@@ -137,14 +156,18 @@ class Trainer(DefaultTrainer):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
             return in_batches(loader, batch_size)
 
-        return [ValidationLosses(cfg.TEST.LOSS_PERIOD, self.model, cfg.DATASETS.TEST, build_loader)]
+        return [
+            ValidationLosses(
+                cfg.TEST.LOSS_PERIOD, self.judged_model, cfg.DATASETS.TEST, build_loader
+            )
+        ]
 
     def _build_best_checkpointer(self, evaluation: hooks.EvalHook) -> list[BestCheckpointer]:
         test, names = self.cfg.TEST, self.cfg.DATASETS.TEST
         if not (test.BEST_METRIC and names):
             return []
         metric = test.BEST_METRIC if len(names) == 1 else f"{names[0]}/{test.BEST_METRIC}"
-        model, folder = self.checkpointer.model, self.cfg.OUTPUT_DIR
+        model, folder = self.judged_model, self.cfg.OUTPUT_DIR
         return [BestCheckpointer(evaluation, test.EVAL_PERIOD, model, folder, metric)]
 
     def best_is_last(self) -> bool:

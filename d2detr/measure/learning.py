@@ -98,6 +98,8 @@ class TimedTrainer(Trainer):
                 self._set_learning_rates(spent / self.seconds)
                 self.iter = self.start_iter
                 self.run_step()
+                if self.averaging:
+                    self.averaging.after_step()
                 self.storage.step()
                 self.start_iter += 1
                 spent += time.process_time() - start
@@ -114,7 +116,7 @@ class TimedTrainer(Trainer):
 
     def _evaluate(self) -> tuple[float, float]:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            results = self.test(self.cfg, self.checkpointer.model)["bbox"]
+            results = self.test(self.cfg, self.judged_model)["bbox"]
         if math.isnan(results["AP"]):  # nothing was detected
             return 0.0, 0.0
         return results["AP"], results["AP50"]
