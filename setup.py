@@ -37,12 +37,14 @@ EXTRAS = {
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
     # shapely crops polygons; transformers and timm prove the weights; supervision takes the
-    # predictor's output, and its readers of VOC and YOLO check ours.
+    # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
+    # of the tests.
     "test": [
         "huggingface_hub>=0.23",
         "import-linter>=2.17",
         "mypy>=2.4.1",
         "pytest>=7.4",
+        "pytest-xdist>=3.5",
         "ruff>=0.6",
         "shapely>=2.0.2",
         "transformers>=4.57.6",
