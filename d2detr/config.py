@@ -34,6 +34,10 @@ def add_detr_config(cfg: CN) -> None:
     # RESIZE_SIZES (pixels) and cropped before the usual resize.
     cfg.INPUT.CROP.PROBABILITY = 0.5
     cfg.INPUT.CROP.RESIZE_SIZES = (400, 500, 600)
+    # Large-scale jitter in place of crop and resize: the (smallest, largest) factor, such as
+    # (0.1, 2.0), of an image that fits a square of the largest MIN_SIZE_TRAIN, to which it is then
+    # cropped.
+    cfg.INPUT.SCALE_JITTER = ()
 
     # What is checked of the datasets before the first iteration: "full", or "annotations" without
     # image files, for file systems on which opening all of them takes long, or "off".

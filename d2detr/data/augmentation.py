@@ -100,7 +100,8 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
 
     In training: a flip; for a share ``CROP.PROBABILITY`` of the images a resize to a short side
     from ``CROP.RESIZE_SIZES`` and a random crop; then a resize to a short side from
-    ``MIN_SIZE_TRAIN``. In inference: a resize to ``MIN_SIZE_TEST``.
+    ``MIN_SIZE_TRAIN``; or after the flip large-scale jitter with ``SCALE_JITTER``. In inference: a
+    resize to ``MIN_SIZE_TEST``.
 
     Args:
         cfg: a config with DETR's keys.
@@ -117,6 +118,8 @@ def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     augmentations = []
     if cfg.INPUT.RANDOM_FLIP != "none":
         augmentations.append(_build_flip(cfg.INPUT.RANDOM_FLIP))
+    if cfg.INPUT.SCALE_JITTER:
+        return [*augmentations, *_build_scale_jitter(cfg.INPUT)]
     if cfg.INPUT.CROP.ENABLED:
         augmentations.append(_build_random_crop(cfg.INPUT))
     augmentations.append(_build_train_resize(cfg.INPUT))
@@ -129,6 +132,21 @@ def _build_flip(direction: str) -> T.Augmentation:
             f"INPUT.RANDOM_FLIP is {direction!r}; it must be 'horizontal', 'vertical' or 'none'."
         )
     return T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")
+
+
+def _build_scale_jitter(inputs: CfgNode) -> list[T.Augmentation]:
+    factors, short_sides = inputs.SCALE_JITTER, inputs.MIN_SIZE_TRAIN
+    if len(factors) != 2 or not 0 < factors[0] <= factors[1]:
+        raise UserError(
+            f"INPUT.SCALE_JITTER is {factors}; it must be (smallest, largest) factor, both above 0."
+        )
+    if inputs.CROP.ENABLED:
+        raise UserError(
+            "INPUT.SCALE_JITTER crops already: set INPUT.CROP.ENABLED False, or SCALE_JITTER ()."
+        )
+    side = short_sides if isinstance(short_sides, int) else max(short_sides)
+    # Not padded, for batches are, with a mask that tells DETR.
+    return [T.ResizeScale(*factors, side, side), T.FixedSizeCrop((side, side), pad=False)]
 
 
 def _build_random_crop(inputs: CfgNode) -> T.Augmentation:

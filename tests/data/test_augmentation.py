@@ -139,6 +139,29 @@ def test_crop_of_a_small_image_keeps_it_whole(cfg):
     assert any(isinstance(t, CropTransform) for t in used)
 
 
+def test_scale_jitter_crops_what_is_larger_than_the_square(cfg):
+    cfg.INPUT.RANDOM_FLIP = "none"
+    cfg.INPUT.CROP.ENABLED = False
+    cfg.INPUT.MIN_SIZE_TRAIN = (100, 200)
+    cfg.INPUT.SCALE_JITTER = (0.5, 2.0)
+    drawn = transforms_of(build_augmentation(cfg, is_train=True), 480, 640, draws=40)
+    shapes = {shape for shape, _ in drawn}
+    assert len(shapes) > 10
+    assert max(max(shape) for shape in shapes) == 200
+    assert min(width for _, width in shapes) < 130
+    assert all(
+        transforms[0].new_w in range(100, 401) and transforms[0].new_h <= 300
+        for _, transforms in drawn
+    )
+
+
+def test_scale_jitter_replaces_the_crop(cfg):
+    use_original_recipe(cfg)
+    cfg.INPUT.SCALE_JITTER = (0.1, 2.0)
+    with pytest.raises(UserError, match="SCALE_JITTER crops already"):
+        build_augmentation(cfg, is_train=True)
+
+
 def test_crop_is_off_by_default(cfg):
     draws = transforms_of(build_augmentation(cfg, is_train=True), draws=30)
     assert not any(isinstance(t, CropTransform) for _, used in draws for t in used)
@@ -168,6 +191,7 @@ def test_flips_half_of_the_images(cfg, direction, expected):
         ("INPUT.CROP.TYPE", "round"),
         ("INPUT.CROP.SIZE", (600, 384)),
         ("INPUT.CROP.PROBABILITY", 1.5),
+        ("INPUT.SCALE_JITTER", (2.0, 0.1)),
     ],
 )
 def test_unusable_value_is_named(cfg, key, value):
