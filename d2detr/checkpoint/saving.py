@@ -72,11 +72,21 @@ class RunCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: there are checkpoints, but none of them can be read.
         """
+        found, problem = "", None
+        if comm.is_main_process():  # the files are read whole, which once is enough
+            try:
+                found = self._find_checkpoint()
+            except UserError as error:
+                problem = str(error)
+        found, problem = comm.all_gather((found, problem))[0]
+        if problem is not None:
+            raise UserError(problem)
+        return found
+
+    def _find_checkpoint(self) -> str:
         if "://" not in self.save_dir:
-            found = str(newest_checkpoint(Path(self.save_dir)) or "")
-        else:
-            found = self.get_checkpoint_file() if super().has_checkpoint() else ""
-        return comm.all_gather(found)[0]
+            return str(newest_checkpoint(Path(self.save_dir)) or "")
+        return self.get_checkpoint_file() if super().has_checkpoint() else ""
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         checkpoint = self.find_checkpoint() if resume else ""

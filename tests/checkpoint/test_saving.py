@@ -60,6 +60,19 @@ def test_nothing_that_can_be_read(checkpointer, tmp_path):
         checkpointer.resume_or_load("", resume=True)
 
 
+def test_other_processes_do_as_the_main_one_without_reading(checkpointer, tmp_path, monkeypatch):
+    for file in tmp_path.glob("*.pth"):
+        file.write_bytes(b"")
+    monkeypatch.setattr("detectron2.utils.comm.is_main_process", lambda: False)
+    for answer in (("model_final.pth", None), ("", "none can be read")):
+        monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda own, main=answer: [main])
+        if answer[0]:
+            assert checkpointer.find_checkpoint() == "model_final.pth"
+        else:
+            with pytest.raises(UserError, match="none can be read"):
+                checkpointer.find_checkpoint()
+
+
 def test_starts_anew_without_checkpoints(tmp_path):
     checkpointer = RunCheckpointer(nn.Linear(1, 1), str(tmp_path))
     assert not checkpointer.has_checkpoint()
