@@ -17,7 +17,7 @@ from d2detr.datasets.catalog import load_dataset
 from d2detr.errors import UserError
 from d2detr.files import make_folder, replacing
 from d2detr.visualization.drawing import draw_instances
-from d2detr.visualization.results import make_grid
+from d2detr.visualization.results import check_picture_format, make_grid
 
 
 def draw_data(
@@ -40,8 +40,9 @@ def draw_data(
         seed: decides which images, and how the mapper augments them.
 
     Raises:
-        UserError: the dataset or an image cannot be read.
+        UserError: the dataset or an image cannot be read, or the suffix names no format.
     """
+    check_picture_format(output)
     records = load_dataset(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     image_format = "RGB"

@@ -56,8 +56,10 @@ def draw_results(
 
     Raises:
         UserError: there is no such results file, it is panoptic and the dataset is not, or the
-            order is unknown.
+            order is unknown, its entries lack keys, or the output's suffix names no
+            format of pictures.
     """
+    check_picture_format(output)
     if order not in ORDERS:
         raise UserError(f"Order {order!r} is unknown; choose from {', '.join(ORDERS)}.")
     if not Path(results_file).is_file():
@@ -66,10 +68,12 @@ def draw_results(
         )
     results = read_json(Path(results_file))
     is_panoptic = isinstance(results, dict)
-    has_masks = not is_panoptic and any("segmentation" in x for x in results)
     of_image = defaultdict(list)
-    for result in results["annotations"] if is_panoptic else results:
+    entries = results.get("annotations") if is_panoptic else results
+    _check_entries(entries, results_file, is_panoptic)
+    for result in entries:
         of_image[result["image_id"]].append(result)
+    has_masks = not is_panoptic and any("segmentation" in entry for entry in entries)
     dataset = load_dataset(dataset_name)
     if is_panoptic and not all("pan_seg_file_name" in record for record in dataset):
         raise UserError(
@@ -109,6 +113,29 @@ def draw_results(
     with replacing(output) as partial:
         Image.fromarray(make_grid(pictures, columns)).save(partial)
     return {kind: sum(x[kind] for x in mistakes) for kind in KINDS} if mistakes else {}
+
+
+def check_picture_format(output: str | Path) -> None:
+    """Raise :class:`UserError` where a file's suffix names no format of pictures."""
+    if Image.registered_extensions().get(Path(output).suffix.lower()) not in Image.SAVE:
+        raise UserError(
+            f"The suffix of {output} names no format of pictures. Call it grid.png, for example."
+        )
+
+
+def _check_entries(entries: Any, results_file: str | Path, is_panoptic: bool) -> None:
+    if not isinstance(entries, list):
+        raise UserError(f"{results_file} holds no list of results. Evaluate again (--eval-only).")
+    keys = {"image_id", "file_name", "segments_info"}
+    if not is_panoptic:
+        keys = {"image_id", "category_id", "bbox", "score"}
+    for number, entry in enumerate(entries):
+        missing = keys - entry.keys() if isinstance(entry, dict) else keys
+        if missing:
+            raise UserError(
+                f"Entry {number} of {results_file} lacks {', '.join(sorted(missing))}. Give the "
+                "results of an evaluation (--eval-only)."
+            )
 
 
 def _count_mistakes(

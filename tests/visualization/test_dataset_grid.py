@@ -53,3 +53,9 @@ def test_mapper_shows_what_training_sees(shapes, tmp_path, tiny_cfg):
 def test_dataset_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         draw_data(f"auto:{tmp_path}/none:train", tmp_path / "grid.png")
+
+
+@pytest.mark.parametrize("name", ["grid", "grid.xyz"])
+def test_a_suffix_that_is_no_picture_is_refused(shapes, tmp_path, name):
+    with pytest.raises(UserError, match=f"suffix of .*{name} names no format of pictures"):
+        draw_data(shapes, tmp_path / name)

@@ -49,6 +49,22 @@ def test_missing_and_truncated_results(shapes, tmp_path):
         draw_results(shapes, tmp_path / "cut.json", tmp_path / "grid.png")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([{"image_id": 1, "bbox": [0, 0, 1, 1]}], "Entry 0 of .* lacks category_id, score"),
+        ([None], "Entry 0 of .* lacks bbox"),
+        ({"annotations": [{"image_id": 1}]}, "Entry 0 of .* lacks file_name, segments_info"),
+        ({}, "holds no list of results"),
+        (7, "holds no list of results"),
+    ],
+    ids=["keys", "null", "panoptic", "no-annotations", "number"],
+)
+def test_results_of_another_shape(shapes, tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        draw(shapes, tmp_path, content)
+
+
 def test_panoptic_results_of_a_dataset_of_boxes(shapes, tmp_path):
     results = tmp_path / "panoptic.json"
     results.write_text(json.dumps({"annotations": []}))
