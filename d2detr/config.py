@@ -94,6 +94,11 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.NUM_CLASSES = 0
     # Object queries: the most objects that can be found in an image.
     cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
+    # For decoders whose queries are boxes: every cell of the encoder's memory predicts an object,
+    # and queries start from the boxes of the best cells. A cell's box starts from a square whose
+    # side is PROPOSAL_SIZE of the image's, in (0, 1).
+    cfg.MODEL.DETR.TWO_STAGE = False
+    cfg.MODEL.DETR.PROPOSAL_SIZE = 0.1
     # Of the decoder "dab": contents that each query's box is looked at with; 0 is one without any.
     cfg.MODEL.DETR.NUM_PATTERNS = 0
     # The backbone feature that the transformer reads, one of the backbone's output_shape().

@@ -23,7 +23,7 @@ def cfg():
 @pytest.fixture
 def tiny_cfg(tmp_path):
     """A config of a DETR that takes milliseconds, with 5 classes and 10 queries."""
-    cfg = load_config(get_config_file("quickstart.yaml"))
+    cfg = load_config(get_config_file("learning/detr.yaml"))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.DETR.NUM_CLASSES = 5
     cfg.MODEL.DETR.HIDDEN_DIM = 32

@@ -9,6 +9,7 @@ from d2detr.checkpoint.class_rows import match_classes, names_of_classes
 from d2detr.checkpoint.load_report import LoadReport
 
 CLASS_HEAD = "heads.class_embed."
+_CLASS_HEADS = (CLASS_HEAD, f"transformer.proposals.{CLASS_HEAD}")
 _LABELS = "denoising.label_embed."
 _QUERIES = "transformer.decoder.query_embed.weight"
 
@@ -43,12 +44,12 @@ def fit_tensor(
     """
     if value.shape == own.shape:
         differ = class_names and own_class_names and list(class_names) != list(own_class_names)
-        if differ and key.startswith((CLASS_HEAD, _LABELS)):
+        if differ and key.startswith((*_CLASS_HEADS, _LABELS)):
             report.partial[key] = "all rows in their order, although the classes' names differ"
         return value
     if value.shape[1:] == own.shape[1:] and value.dim():
         names = class_names, own_class_names
-        if key.startswith(CLASS_HEAD):
+        if key.startswith(_CLASS_HEADS):
             return _fit_classes(key, value, own, report, *names, extra_rows)
         if key.startswith(_LABELS):
             return _fit_classes(key, value, own, report, *names, ("no label",))

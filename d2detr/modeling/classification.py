@@ -93,6 +93,10 @@ class Classification(nn.Module, ABC):
         """Tell which queries find an object, of (..., Q, C) logits and the best's index."""
 
     @abstractmethod
+    def object_score(self, logits: Tensor) -> Tensor:
+        """Return the highest probability of a class (..., Q) of (..., Q, C) logits."""
+
+    @abstractmethod
     def score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return score and class of every query (..., Q); the class K stands for no object."""
 
@@ -144,6 +148,9 @@ class SoftmaxWithNoObject(Classification):
 
     def is_object(self, logits: Tensor, best: Tensor) -> Tensor:
         return best != self.num_classes
+
+    def object_score(self, logits: Tensor) -> Tensor:
+        return logits.float().softmax(-1)[..., :-1].amax(-1)
 
     def score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.float().softmax(-1).max(-1)
@@ -203,6 +210,9 @@ class SigmoidFocal(Classification):
 
     def is_object(self, logits: Tensor, best: Tensor) -> Tensor:
         return logits.amax(-1) > 0
+
+    def object_score(self, logits: Tensor) -> Tensor:
+        return logits.float().sigmoid().amax(-1)
 
     def score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.float().sigmoid().max(-1)

@@ -26,6 +26,7 @@ from d2detr.modeling.denoising import Denoising
 from d2detr.modeling.mask_head import MaskHead
 from d2detr.modeling.matcher import HungarianMatcher
 from d2detr.modeling.postprocess_masks import Segmenter
+from d2detr.modeling.proposals import Proposals
 from d2detr.modeling.transformer import Encoder, Transformer
 
 # The keys that arguments are read from.
@@ -33,6 +34,7 @@ _KEYS = {
     "activation": "MODEL.DETR.ACTIVATION",
     "activation_checkpointing": "MODEL.DETR.ACTIVATION_CHECKPOINTING",
     "box_noise": "MODEL.DETR.DENOISING.BOX_NOISE",
+    "box_size of the proposals": "MODEL.DETR.PROPOSAL_SIZE",
     "dropout": "MODEL.DETR.DROPOUT",
     "embed_dim": "MODEL.DETR.HIDDEN_DIM",
     "freeze_box_model": "MODEL.DETR.FREEZE_BOX_MODEL (or FROZEN_WEIGHTS)",
@@ -77,7 +79,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     classes = resolve_classes(cfg)
     classification = build_classification(cfg, classes.count)
     backbone = build_detr_backbone(cfg)
-    transformer = build_transformer(cfg)
+    transformer = build_transformer(cfg, classification)
     return {
         "backbone": backbone,
         "in_feature": detr.IN_FEATURE,
@@ -101,8 +103,12 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def build_transformer(cfg: CfgNode) -> Transformer:
-    """Build the encoder, and the decoder that ``MODEL.DETR.DECODER`` names."""
+def build_transformer(cfg: CfgNode, classification: Classification) -> Transformer:
+    """Build the encoder, and the decoder that ``MODEL.DETR.DECODER`` names.
+
+    Raises:
+        UserError: settings make no sense.
+    """
     detr = cfg.MODEL.DETR
     encoder = Encoder(
         num_layers=detr.ENC_LAYERS,
@@ -110,19 +116,34 @@ def build_transformer(cfg: CfgNode) -> Transformer:
         scales_positions=detr.ENC_SCALES_POSITIONS,
         **layer_options(cfg),
     )
-    return Transformer(encoder, build_decoder(cfg))
+    decoder = build_decoder(cfg)
+    proposals = None
+    if detr.TWO_STAGE:
+        _check_queries_are_boxes(cfg, decoder, "MODEL.DETR.TWO_STAGE")
+        proposals = Proposals(
+            num_queries=decoder.num_queries,
+            embed_dim=decoder.embed_dim,
+            classification=classification,
+            reference_eps=decoder.reference_eps,
+            box_size=detr.PROPOSAL_SIZE,
+        )
+    return Transformer(encoder, decoder, proposals)
+
+
+def _check_queries_are_boxes(cfg: CfgNode, decoder: Decoder, key: str) -> None:
+    if not decoder.has_boxes:
+        names = sorted(name for name, kind in DECODER_REGISTRY if kind.has_boxes)
+        raise UserError(
+            f"{key} needs queries that are boxes, but those of MODEL.DETR.DECODER "
+            f"{cfg.MODEL.DETR.DECODER!r} are not; those of {names} are."
+        )
 
 
 def _denoising(cfg: CfgNode, decoder: Decoder, num_classes: int) -> Denoising | None:
     settings = cfg.MODEL.DETR.DENOISING
     if not settings.ENABLED:
         return None
-    if not decoder.has_boxes:
-        names = sorted(name for name, kind in DECODER_REGISTRY if kind.has_boxes)
-        raise UserError(
-            "MODEL.DETR.DENOISING needs queries that are boxes, but those of MODEL.DETR.DECODER "
-            f"{cfg.MODEL.DETR.DECODER!r} are not; those of {names} are."
-        )
+    _check_queries_are_boxes(cfg, decoder, "MODEL.DETR.DENOISING")
     return Denoising(
         num_classes=num_classes,
         embed_dim=decoder.embed_dim,

@@ -306,17 +306,18 @@ class DETR(nn.Module):
         )
 
     def _group(self, encoded: Encoded, targets: Targets, divisor: Divisor) -> list[Group]:
-        """Predictions, and what they shall be: of the decoder's queries, and of noised objects."""
+        """Predictions of queries, noised objects and cells, and what they shall be."""
         outputs = self._predict(encoded.decoded, all_layers=self.deep_supervision)
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-        noised = encoded.noised
-        if noised is None:
-            return [Group(logits, boxes, targets, divisor=divisor)]
-        own = slice(noised.start)
-        return [
-            Group(logits[:, :, own], boxes[:, :, own], targets, divisor=divisor),
-            noised.as_group(logits, boxes, targets, divisor),
-        ]
+        own = slice(self.transformer.decoder.num_queries)
+        groups = [Group(logits[:, :, own], boxes[:, :, own], targets, divisor=divisor)]
+        if encoded.noised is not None:
+            groups.append(encoded.noised.as_group(logits, boxes, targets, divisor))
+        proposed = encoded.decoded.proposed
+        if proposed is not None:  # weighed as the decoder's queries, of which there are fewer
+            one_layer = (part[None] for part in proposed)
+            groups.append(Group(*one_layer, targets, divisor=divisor, suffix="_enc"))
+        return groups
 
     def _predict(self, decoded: Decoded, all_layers: bool = False) -> dict[str, Tensor]:
         """Predictions of the last decoder layer or of all, with L in front."""

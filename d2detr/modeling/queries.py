@@ -1,6 +1,6 @@
 """What goes into a decoder and what comes out of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -45,10 +45,13 @@ class Decoded(NamedTuple):
         hs: (L, B, Q, D) the object embeddings after every layer.
         reference: (L, B, Q, 2) or (L, B, Q, 4), what each layer's boxes start from; None if they
             start from nowhere.
+        proposed: what the cells of the memory predict, which the queries were chosen from; None
+            without proposals.
     """
 
     hs: Tensor
     reference: Tensor | None = None
+    proposed: Any = None
 
     def last_layer(self) -> "Decoded":
         """The last layer alone, with L = 1."""

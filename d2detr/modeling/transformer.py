@@ -8,6 +8,7 @@ from d2detr.errors import UserError
 from d2detr.layers import MLP, MultiheadAttention, TransformerLayer
 from d2detr.modeling.decoders import Decoder
 from d2detr.modeling.heads import PredictionHeads
+from d2detr.modeling.proposals import Proposals
 from d2detr.modeling.queries import Decoded, Memory, Queries
 
 
@@ -79,9 +80,10 @@ class Transformer(nn.Module):
     Args:
         encoder: of the same width as ``decoder``.
         decoder: any; decides the width D of all tokens and the number of queries.
+        proposals: gives queries that are boxes their places; None leaves them where they start.
     """
 
-    def __init__(self, encoder: Encoder, decoder: Decoder):
+    def __init__(self, encoder: Encoder, decoder: Decoder, proposals: Proposals | None = None):
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -89,10 +91,14 @@ class Transformer(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1 and parameter not in embeddings:
                 nn.init.xavier_uniform_(parameter)
+        self.proposals = proposals  # whose heads keep their own initial values
 
     def forward(
         self, cells: Memory, queries: Queries, heads: PredictionHeads
     ) -> tuple[Decoded, Memory]:
         """Encode a feature map and decode queries; returns the latter, and the encoder's memory."""
         memory = self.encoder(cells)
-        return self.decoder(queries, memory, heads), memory
+        if self.proposals is None:
+            return self.decoder(queries, memory, heads), memory
+        queries, proposed = self.proposals(queries, memory)
+        return self.decoder(queries, memory, heads)._replace(proposed=proposed), memory

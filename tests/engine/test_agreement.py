@@ -40,7 +40,7 @@ class Step:
 
 def take_step(exact: bool) -> Step:
     """Losses and gradients of the global batch, of which each process takes its share."""
-    cfg = load_config(get_config_file("quickstart.yaml"), TINY)
+    cfg = load_config(get_config_file("learning/detr.yaml"), TINY)
     cfg.SOLVER.EXACT_GLOBAL_BATCH = exact
     torch.manual_seed(0)
     model = create_ddp_model(build_model(cfg))
@@ -84,7 +84,7 @@ def take_class_rows(folder: str) -> dict[str, torch.Tensor]:
     """The rows of a file of weights, and those of a model that got them by its classes' names."""
     images, annotations = f"{folder}/train2017", f"{folder}/annotations/instances_train2017.json"
     register_coco_instances("rows", {}, annotations, images)
-    cfg = load_config(get_config_file("quickstart.yaml"), TINY)
+    cfg = load_config(get_config_file("learning/detr.yaml"), TINY)
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("rows",), ()
     prepare(cfg)
     model = build_model(cfg)

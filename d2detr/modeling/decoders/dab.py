@@ -21,6 +21,7 @@ class DABDecoder(Decoder):
         embed_dim: width D of all tokens.
         num_queries: learned boxes.
         num_patterns: contents that each box is a query with; 0 lets each be one without.
+        learns_boxes: whether boxes are learned, or contents, where proposals give the boxes.
         options: see :class:`Decoder`.
     """
 
@@ -35,11 +36,20 @@ class DABDecoder(Decoder):
         embed_dim: int = 256,
         num_queries: int = 300,
         num_patterns: int = 0,
+        learns_boxes: bool = True,
         **options: Any,
     ):
         if num_patterns < 0:
             raise UserError(f"num_patterns is {num_patterns}, but must be at least 0.")
-        super().__init__(embed_dim=embed_dim, num_queries=num_queries, query_dim=4, **options)
+        if num_patterns and not learns_boxes:
+            raise UserError(f"num_patterns is {num_patterns}, but proposals take no patterns.")
+        query_dim = 4 if learns_boxes else embed_dim
+        super().__init__(
+            embed_dim=embed_dim, num_queries=num_queries, query_dim=query_dim, **options
+        )
+        self.learns_boxes = learns_boxes
+        if not learns_boxes:
+            nn.init.zeros_(self.query_embed.weight)
         self.content_scale = MLP(embed_dim, embed_dim, embed_dim, 2)
         self.position_head = MLP(2 * embed_dim, embed_dim, embed_dim, 2)
         self.size_head = MLP(embed_dim, embed_dim, 2, 2)
@@ -47,7 +57,12 @@ class DABDecoder(Decoder):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {**super().from_config(cfg), "num_patterns": cfg.MODEL.DETR.NUM_PATTERNS}
+        detr = cfg.MODEL.DETR
+        return {
+            **super().from_config(cfg),
+            "num_patterns": detr.NUM_PATTERNS,
+            "learns_boxes": not detr.TWO_STAGE,
+        }
 
     @property
     def num_queries(self) -> int:
@@ -58,6 +73,9 @@ class DABDecoder(Decoder):
         return ConditionalLayer(is_first=index == 0, **options)
 
     def start(self, batch_size: int) -> Queries:
+        if not self.learns_boxes:
+            content = self.query_embed.weight.expand(batch_size, -1, -1)
+            return Queries(content, reference=content.new_full((*content.shape[:2], 4), 0.5))
         boxes = self.query_embed.weight.sigmoid()
         content = boxes.new_zeros(len(boxes), self.embed_dim)
         if self.patterns is not None:

@@ -1,0 +1,90 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from d2detr.errors import UserError
+from d2detr.modeling import Queries, SoftmaxWithNoObject
+from d2detr.modeling.proposals import Proposals
+from d2detr.modeling.queries import Memory
+from tests.modeling.inputs import make_input
+
+QUERIES, WIDTH = 2, 8
+
+
+@pytest.fixture
+def proposals():
+    torch.manual_seed(0)
+    return Proposals(
+        num_queries=QUERIES,
+        embed_dim=WIDTH,
+        classification=SoftmaxWithNoObject(3),
+        reference_eps=1e-3,
+        box_size=0.25,
+    )
+
+
+def make_memory(mask=None):
+    tokens = torch.randn(1, 6, WIDTH, requires_grad=True)
+    return Memory(tokens, torch.zeros_like(tokens), mask, shapes=((2, 3),))
+
+
+def make_queries(number=QUERIES):
+    reference = torch.full((1, number, 4), 0.5)
+    return Queries(torch.zeros(1, number, WIDTH), reference=reference)
+
+
+def test_queries_start_from_the_best_cells(proposals):
+    memory = make_memory()
+    queries, proposed = proposals(make_queries(QUERIES + 1), memory)
+    squares = [[x, y, 0.25, 0.25] for y in (0.25, 0.75) for x in (1 / 6, 0.5, 5 / 6)]
+    torch.testing.assert_close(proposed.boxes[0], torch.tensor(squares))
+    best = proposed.logits.softmax(-1)[0, :, :-1].amax(-1).topk(QUERIES).indices
+    torch.testing.assert_close(queries.reference[0, :QUERIES], proposed.boxes[0, best])
+    assert queries.reference[0, QUERIES].tolist() == [0.5] * 4  # not the decoder's own
+    assert not queries.reference.requires_grad
+    assert proposed.logits.requires_grad
+
+
+def test_padded_cells_are_not_chosen_and_do_not_move_the_others(proposals):
+    mask = torch.tensor([[True, True, False, False, False, False]])
+    queries, proposed = proposals(make_queries(), make_memory(mask))
+    assert sorted(queries.reference[0, :, 0].tolist()) == pytest.approx([0.25, 0.75])
+    assert queries.reference[0, :, 1].tolist() == pytest.approx([0.5, 0.5])
+    assert proposed.boxes.isfinite().all()
+
+
+@pytest.mark.parametrize("classification", ["softmax", "focal"])
+def test_everything_learns_from_the_losses(tiny_cfg, classification):
+    detr = tiny_cfg.MODEL.DETR
+    detr.DECODER, detr.TWO_STAGE, detr.CLASSIFICATION = "dab", True, classification
+    model = build_model(tiny_cfg)
+    losses = model([make_input(64, 96, 2), make_input(80, 64, 1)])
+    assert {"loss_ce_enc", "loss_bbox_enc", "loss_giou_enc"} < losses.keys()
+    sum(losses.values()).backward()
+    assert [name for name, x in model.named_parameters() if x.grad is None] == []
+    (result,) = model.eval()([make_input(64, 96)])
+    assert len(result["instances"]) == detr.NUM_OBJECT_QUERIES
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"DECODER": "detr"}, "TWO_STAGE needs queries that are boxes"),
+        ({"PROPOSAL_SIZE": 0.0}, "PROPOSAL_SIZE is 0.0"),
+        ({"NUM_PATTERNS": 3}, "NUM_PATTERNS is 3, but proposals take no patterns"),
+    ],
+)
+def test_unusable_settings(tiny_cfg, settings, message):
+    detr = tiny_cfg.MODEL.DETR
+    detr.DECODER, detr.TWO_STAGE = "dab", True
+    for key, value in settings.items():
+        detr[key] = value
+    with pytest.raises(UserError, match=message):
+        build_model(tiny_cfg)
+
+
+def test_more_queries_than_cells(proposals):
+    tokens = torch.zeros(1, 1, WIDTH)
+    memory = Memory(tokens, tokens, None, shapes=((1, 1),))
+    with pytest.raises(UserError, match="1 cells, of which .* cannot choose 2 queries"):
+        proposals(make_queries(), memory)
