@@ -34,6 +34,7 @@ from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.preparation import on_main_process, prepare
+from d2detr.engine.run_report import ReportWriter, report_run
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.step_measures import StepMeasures
 from d2detr.engine.validation_losses import ValidationLosses
@@ -134,7 +135,9 @@ class Trainer(DefaultTrainer):
         before, after = built[:number], built[number + 1 :]
         if self.averaging:
             before.insert(0, self.averaging)
-        return [*before, self._stop, *judges, evaluation, *best, *after, *watching]
+        output, names = self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST
+        reporting = [ReportWriter(output, names)] if self.cfg.TEST.REPORT else []
+        return [*before, self._stop, *judges, evaluation, *best, *after, *watching, *reporting]
 
     @property
     def judged_model(self) -> nn.Module:
@@ -215,7 +218,7 @@ class Trainer(DefaultTrainer):
             return
         self.storage.iter = self.iter
         for hook in self._hooks:
-            if not isinstance(hook, hooks.EvalHook | hooks.BestCheckpointer):
+            if not isinstance(hook, hooks.EvalHook | hooks.BestCheckpointer | ReportWriter):
                 hook.after_train()
 
     def run_step(self) -> None:
@@ -317,4 +320,7 @@ def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
             "what is evaluated is partly random. To evaluate what was trained into OUTPUT_DIR add "
             "--resume, or set MODEL.WEIGHTS."
         )
-    return Trainer.test(cfg, model)
+    results = Trainer.test(cfg, model)
+    if cfg.TEST.REPORT:
+        report_run(cfg.OUTPUT_DIR, cfg.DATASETS.TEST)
+    return results
