@@ -34,6 +34,7 @@ from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.preparation import on_main_process, prepare
+from d2detr.engine.progress_bar import ProgressBar
 from d2detr.engine.run_report import ReportWriter, report_run
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.step_measures import StepMeasures
@@ -137,7 +138,17 @@ class Trainer(DefaultTrainer):
             before.insert(0, self.averaging)
         output, names = self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST
         reporting = [ReportWriter(output, names)] if self.cfg.TEST.REPORT else []
-        return [*before, self._stop, *judges, evaluation, *best, *after, *watching, *reporting]
+        return [
+            ProgressBar(),
+            *before,
+            self._stop,
+            *judges,
+            evaluation,
+            *best,
+            *after,
+            *watching,
+            *reporting,
+        ]
 
     @property
     def judged_model(self) -> nn.Module:

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances, pairwise_iou
+from PIL import Image
 
+from d2detr.datasets.image_files import displayed_size
+from d2detr.errors import UserError
 from d2detr.visualization.mistakes import FOUND, KINDS, Judgement, judge
 from d2detr.visualization.results import predicted_instances, true_instances
 
@@ -70,12 +73,23 @@ def compare(
 def _compare(
     record: dict[str, Any], detections: list[dict[str, Any]], metadata: Metadata
 ) -> ImageResult:
+    if "height" not in record:  # as in panoptic datasets
+        record = {**record, **_read_size(record["file_name"])}
     size = record["height"], record["width"]
     boxes = [{key: x[key] for key in ("bbox", "category_id", "score")} for x in detections]
     predictions = predicted_instances(boxes, size, metadata)
     truth = true_instances(record, size, draws_masks=False)
     ap = image_ap(truth, predictions)
     return ImageResult(record, truth, predictions, judge(truth, predictions), ap)
+
+
+def _read_size(file_name: str) -> dict[str, int]:
+    try:
+        with Image.open(file_name) as image:
+            width, height = displayed_size(image)
+    except OSError as error:
+        raise UserError(f"Image {file_name} cannot be read: {error}.") from error
+    return {"width": width, "height": height}
 
 
 def image_ap(truth: Instances, predictions: Instances) -> float:
