@@ -29,6 +29,7 @@ from d2detr.data import (
 from d2detr.datasets import write_categories
 from d2detr.engine.agreement import check_same_start
 from d2detr.engine.best_checkpoint import BestCheckpointer
+from d2detr.engine.confusion_picture import ConfusionPicture
 from d2detr.engine.early_stopping import EarlyStop, EarlyStopping
 from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
@@ -138,6 +139,9 @@ class Trainer(DefaultTrainer):
             before.insert(0, self.averaging)
         output, names = self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST
         reporting = [ReportWriter(output, names)] if self.cfg.TEST.REPORT else []
+        names, period = self.cfg.DATASETS.TEST, self.cfg.TEST.EVAL_PERIOD
+        draws = names and self.cfg.VIS_PERIOD > 0
+        drawing = [ConfusionPicture(period, output, names[-1])] if draws else []
         return [
             ProgressBar(),
             *before,
@@ -145,6 +149,7 @@ class Trainer(DefaultTrainer):
             *judges,
             evaluation,
             *best,
+            *drawing,
             *after,
             *watching,
             *reporting,

@@ -10,6 +10,7 @@ import numpy as np
 
 from d2detr.doctor.annotation_table import AnnotationTable
 from d2detr.report.average_precision import KINDS, AveragePrecision
+from d2detr.report.confusion import MOST_CLASSES, MOST_NUMBERS, most_confused
 from d2detr.report.detections import SCORE_THRESHOLD, Calibration
 from d2detr.visualization.curves import (
     Panel,
@@ -24,7 +25,6 @@ from d2detr.visualization.run_metrics import Curve, RunMetrics
 
 _DASHES = ("dash", "dashdot", "dot")
 _MOST_POINTS = 400  # of a curve
-_MOST_CLASSES = 40  # of a chart
 _PRECISION_IOUS = {0: "IoU 0.50", 5: "IoU 0.75", 9: "IoU 0.95"}
 _PLACES = 32  # cells of the map of places, in each direction
 
@@ -92,7 +92,7 @@ def precision_recall(found: AveragePrecision) -> Chart:
         {**_line(Curve(recalls, found.curve(iou))), "name": name, "showlegend": True}
         for iou, name in _PRECISION_IOUS.items()
     ]
-    for label in np.argsort(-found.num_objects, kind="stable")[:_MOST_CLASSES].tolist():
+    for label in np.argsort(-found.num_objects, kind="stable")[:MOST_CLASSES].tolist():
         if found.num_objects[label]:
             trace = {**_line(Curve(recalls, found.curve(0, label))), "line": {"dash": "dot"}}
             hidden = {"visible": "legendonly", "showlegend": True}
@@ -109,21 +109,16 @@ def precision_recall(found: AveragePrecision) -> Chart:
 
 
 def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Chart:
-    """Chart a matrix of :func:`d2detr.report.detections.confusion_matrix`.
+    """Chart a matrix of :func:`d2detr.report.confusion.confusion_matrix`.
 
     Of many classes, those that are most often confused are shown, and the rest added up.
     """
-    names, note = list(class_names), "Numbers of objects; colours are shares of a row."
-    if len(names) > _MOST_CLASSES:
-        wrong = matrix - np.diag(np.diag(matrix))
-        errors = (wrong.sum(axis=0) + wrong.sum(axis=1))[:-1]
-        shown = np.sort(np.argsort(-errors, kind="stable")[:_MOST_CLASSES])
-        group = np.full(len(matrix), len(shown))
-        group[shown], group[-1] = np.arange(len(shown)), len(shown) + 1
-        small = np.zeros((len(shown) + 2,) * 2, dtype=np.int64)
-        np.add.at(small, (group[:, None], group[None]), matrix)
-        note += f" Of {len(names)} classes the {_MOST_CLASSES} with the most mistakes are shown."
-        matrix, names = small, [*(names[label] for label in shown), "(other classes)"]
+    note = "Numbers of objects; colours are shares of a row."
+    if len(class_names) > MOST_CLASSES:
+        note += (
+            f" Of {len(class_names)} classes the {MOST_CLASSES} with the most mistakes are shown."
+        )
+    matrix, names = most_confused(matrix, class_names)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # Names may be the same, so cells have numbers as their places.
     x, y = [*names, "(missed)"], [*names, "(background)"]
@@ -141,7 +136,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Chart:
         "zmax": 1,
         "showscale": False,
     }
-    if len(names) <= 12:
+    if len(names) <= MOST_NUMBERS:
         trace["texttemplate"] = "%{text}"
     axis = {"tickmode": "array", "tickvals": places, "showgrid": False, "zeroline": False}
     layout = {
@@ -149,7 +144,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Chart:
         "yaxis": {**axis, "ticktext": y, "title": {"text": "truth"}, "autorange": "reversed"},
         "height": 300 + 14 * len(x),
     }
-    return Chart("Confusion of classes", [trace], layout, note, is_wide=len(names) > 12)
+    return Chart("Confusion of classes", [trace], layout, note, is_wide=len(names) > MOST_NUMBERS)
 
 
 def calibration(found: Calibration) -> Chart:
@@ -187,7 +182,7 @@ def counts_of_kinds(kinds: dict[str, int]) -> Chart:
 def dataset_charts(table: AnnotationTable) -> list[Chart]:
     """Chart the objects of a dataset: classes, sizes, places and numbers per image."""
     counts = table.objects_per_class
-    order = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
+    order = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
     classes = _histogram("Objects of each class", "class", [*range(len(order))], counts[order])
     classes.layout["xaxis"] |= {
         "tickmode": "array",

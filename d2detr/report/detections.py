@@ -119,32 +119,6 @@ def image_ap(truth: Instances, predictions: Instances) -> float:
     return float((highest_later * hits).sum(axis=1).mean() / len(truth))
 
 
-def confusion_matrix(images: Sequence[ImageResult], num_classes: int) -> np.ndarray:
-    """Count which class is taken for which, among detections that count.
-
-    A detection takes the free object with the highest IoU, at least 0.5, whatever its class.
-
-    Returns:
-        (K + 1, K + 1) true and predicted classes; the last row is "background", the last column
-        "missed".
-    """
-    matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=np.int64)
-    for image in images:
-        shown = image.predictions[image.predictions.scores >= SCORE_THRESHOLD]
-        shown = shown[shown.scores.argsort(descending=True, stable=True)]
-        ious = pairwise_iou(shown.pred_boxes, Boxes(image.truth.gt_boxes.tensor.float())).numpy()
-        labels = image.truth.gt_classes.tolist()
-        free = np.ones(len(labels), dtype=bool)
-        for predicted, row in zip(shown.pred_classes.tolist(), ious, strict=True):
-            best = int((row * free).argmax()) if len(labels) else -1
-            is_found = best >= 0 and free[best] and row[best] >= _IOUS[0]
-            matrix[labels[best] if is_found else -1, predicted] += 1
-            if is_found:
-                free[best] = False
-        np.add.at(matrix[:, -1], np.array(labels, dtype=int)[free], 1)
-    return matrix
-
-
 @dataclass(frozen=True)
 class Calibration:
     """How often detections are right, by their score.

@@ -14,11 +14,11 @@ from d2detr.doctor.dataset_content import read_split
 from d2detr.errors import UserError
 from d2detr.report import charts
 from d2detr.report.average_precision import AveragePrecision, evaluate_detections
+from d2detr.report.confusion import confusion_matrix
 from d2detr.report.detections import (
     ImageResult,
     calibrate,
     compare,
-    confusion_matrix,
 )
 from d2detr.report.gallery import Gallery, build_gallery
 from d2detr.report.run_folder import PANOPTIC_FILE, RunFolder

@@ -79,8 +79,8 @@ def read_run_folder(path: str | Path) -> RunFolder:
         run.cfg = _or_note(run, lambda: load_config(str(folder / "config.yaml")))
     if any((folder / name).is_file() for name in ("metrics.json", "log.txt")):
         run.metrics = _or_note(run, lambda: read_run(given))
-    run.detections = _or_note(run, lambda: _read_annotations(folder / RESULTS_FILE))
-    run.panoptic = _or_note(run, lambda: _read_annotations(folder / PANOPTIC_FILE))
+    run.detections = _or_note(run, lambda: read_annotations(folder / RESULTS_FILE))
+    run.panoptic = _or_note(run, lambda: read_annotations(folder / PANOPTIC_FILE))
     run.recipe = _or_note(run, lambda: _read_if_there(folder / RECIPE_FILE)) or []
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
@@ -100,7 +100,12 @@ def _read_if_there(file: Path) -> Any:
     return read_json(file) if file.is_file() else None
 
 
-def _read_annotations(file: Path) -> Annotations | None:
+def read_annotations(file: Path) -> Annotations | None:
+    """Return COCO's results, or the annotations of ``panoptic.json``, by the id of the image.
+
+    Raises:
+        UserError: the file cannot be read. If there is none, None is returned.
+    """
     content = _read_if_there(file)
     if content is None:
         return None

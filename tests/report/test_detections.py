@@ -4,7 +4,8 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from d2detr.report.detections import calibrate, compare, confusion_matrix, image_ap
+from d2detr.report.confusion import confusion_matrix
+from d2detr.report.detections import calibrate, compare, image_ap
 from d2detr.report.gallery import build_gallery
 
 OBJECTS = [(0, [10, 10, 20, 20]), (1, [50, 50, 40, 40])]
