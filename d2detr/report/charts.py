@@ -103,6 +103,7 @@ def precision_recall(found: AveragePrecision) -> Chart:
         {
             "xaxis": {"title": {"text": "recall"}, "range": [0, 1.02]},
             "yaxis": {"title": {"text": "precision"}, "range": [0, 1.02]},
+            "height": 320 + 8 * min(len(traces), MOST_CLASSES),
         },
         note="Classes, at IoU 0.5, are switched on by a click on their name.",
     )
@@ -139,7 +140,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Chart:
     if len(names) <= MOST_NUMBERS:
         trace["texttemplate"] = "%{text}"
     axis = {"tickmode": "array", "tickvals": places, "showgrid": False, "zeroline": False}
-    layout = {
+    layout: dict[str, Any] = {
         "xaxis": {**axis, "ticktext": x, "title": {"text": "predicted"}, "tickangle": -45},
         "yaxis": {**axis, "ticktext": y, "title": {"text": "truth"}, "autorange": "reversed"},
         "height": 300 + 14 * len(x),

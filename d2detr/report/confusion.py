@@ -89,7 +89,9 @@ def draw_confusion(results_file: str | Path, dataset_name: str) -> np.ndarray | 
     side = 2 + 0.3 * len(names)
     figure = Figure((side, side), layout="constrained", dpi=_DPI)
     axes = figure.subplots()
-    axes.imshow(matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), "Blues", vmin=0, vmax=1)
+    axes.imshow(
+        matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1), "Blues", vmin=0, vmax=1.7
+    )
     places = range(len(matrix))
     axes.set(xlabel="predicted", ylabel="truth", xticks=places, yticks=places)
     axes.set_xticklabels([*names, "(missed)"], rotation=90)

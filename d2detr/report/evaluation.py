@@ -79,13 +79,15 @@ def read_evaluation(run: RunFolder, dataset_name: str | None, picture_bytes: int
 
 def _find_dataset(run: RunFolder, dataset_name: str | None) -> tuple[str, list[dict[str, Any]]]:
     """Return the dataset with all the images of the detections, and its records."""
-    if dataset_name is None and not (run.cfg and run.cfg.DATASETS.TEST):
+    # One evaluation overwrites the files of the one before.
+    names = (
+        [dataset_name] if dataset_name else [*reversed(run.cfg.DATASETS.TEST if run.cfg else ())]
+    )
+    if not names:
         raise UserError(
             f"{run.path} does not say which dataset was evaluated: its config.yaml has no "
             "DATASETS.TEST. Name it by --dataset."
         )
-    # One evaluation overwrites the files of the one before.
-    names = [dataset_name] if dataset_name else [*reversed(run.cfg.DATASETS.TEST)]
     found = {*(run.detections or {}), *(run.panoptic or {})}
     for name in names:
         records = load_dataset(name)

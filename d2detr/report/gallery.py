@@ -48,7 +48,8 @@ def build_gallery(images: Sequence[ImageResult], num_bytes: int) -> Gallery:
     order = sorted(range(len(images)), key=lambda index: images[index].ap)
     mistakes = [image.mistakes for image in images]
     worst = {kind: _with_most(mistakes, kind) for kind in KINDS}
-    gallery, drawn = Gallery(), {}
+    gallery = Gallery()
+    drawn: dict[int, dict[str, Any]] = {}
     for index in dict.fromkeys(_in_order_of_need(worst, order)):
         if len(drawn) == _MOST_IMAGES:
             break

@@ -89,7 +89,9 @@ def _plotly_script() -> str:
 
 
 def _read(name: str) -> str:
-    return resources.files("d2detr.report").joinpath("page", name).read_text(encoding="utf-8")
+    return (
+        resources.files("d2detr.report").joinpath("page").joinpath(name).read_text(encoding="utf-8")
+    )
 
 
 def _template() -> Any:

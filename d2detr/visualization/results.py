@@ -208,7 +208,8 @@ def draw_panoptic_result(
     """
     pixels = torch.as_tensor(read_image(record["file_name"], "RGB").copy()).permute(2, 0, 1)
     truth = _segmentation(record["pan_seg_file_name"], record["segments_info"])
-    prediction = _predicted_segmentation(found, tuple(pixels.shape[1:]), directory, metadata)
+    size = pixels.shape[1], pixels.shape[2]
+    prediction = _predicted_segmentation(found, size, directory, metadata)
     return draw_panoptic(pixels, "RGB", truth, prediction, metadata)
 
 

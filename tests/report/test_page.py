@@ -95,4 +95,6 @@ def test_fits_narrow_screens_and_paper(page, faults):
     assert page.evaluate("document.documentElement.scrollWidth") == 400
     assert page.pdf(format="A4", print_background=True).startswith(b"%PDF")
     assert page.locator(".plot:not(:has(.main-svg))").count() == 0  # drawn to be printed
+    pictures = "[...document.images].map((image) => image.complete && image.naturalWidth)"
+    assert page.evaluate(pictures) == [40] * 4  # two in the gallery, and again as the worst ones
     assert faults == []

@@ -81,7 +81,7 @@ function make(name, attributes = {}, ...children) {
 }
 
 function boxes(picture, classes, options) {
-  const size = Math.max(picture.width, picture.height) / 26;
+  const size = picture.width / 22;
   const shown = [
     ...picture.truth.filter(() => options.truth).map((item) => ({ ...item, text: "" })),
     ...picture.detections
@@ -105,7 +105,7 @@ function figure(picture, classes, options) {
   const svg = make("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, preserveAspectRatio: "none" });
   svg.append(...boxes(picture, classes, options));
   const image = make("img", {
-    src: picture.source, alt: picture.name, width: picture.width, height: picture.height, loading: "lazy",
+    src: picture.source, alt: picture.name, width: picture.width, height: picture.height, decoding: "async",
   });
   const counts = Object.entries(picture.mistakes).filter(([, count]) => count)
     .map(([kind, count]) => `${count} ${kind.replace("_", " ")}`).join(", ");
