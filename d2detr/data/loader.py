@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -173,7 +173,7 @@ class _WatchedLoader(DataLoader):
     """A loader that shows on a terminal how far it is; elsewhere Detectron2 logs it."""
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
-        with progress(len(self.dataset), "Evaluating", "images", logs=False) as bar:
+        with progress(len(cast(Sized, self.sampler)), "Evaluating", "images", logs=False) as bar:
             for batch in super().__iter__():
                 yield batch
                 bar.update(len(batch))

@@ -159,7 +159,13 @@ def calibration(found: Calibration) -> Chart:
         "text": [f"{count:,} detections" for count in found.counts.tolist()],
         "marker": {"size": _sizes(found.counts)},
     }
-    ideal = {"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "name": "ideal"}
+    ideal: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [0, 1],
+        "y": [0, 1],
+        "name": "ideal",
+    }
     ideal |= {"line": {"dash": "dot", "width": 1}, "hoverinfo": "skip"}
     layout = {
         "xaxis": {"title": {"text": "score"}, "range": [0, 1.02]},

@@ -5,6 +5,7 @@ from d2detr.engine import Trainer
 
 def test_tensorboard_gets_curves_and_the_confusion_of_every_evaluation(shapes_cfg):
     shapes_cfg.VIS_PERIOD, shapes_cfg.TEST.EVAL_PERIOD, shapes_cfg.SOLVER.MAX_ITER = 2, 2, 4
+    shapes_cfg.SOLVER.EMA_DECAY = 0.5
     trainer = Trainer(shapes_cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
