@@ -32,17 +32,20 @@ EXTRAS = {
     # Detectron2's Visualizer imports OpenCV. Not required, because a second build of OpenCV
     # would overwrite the one that the environment has.
     "draw": ["opencv-python-headless>=4.8.1.78"],
+    # report.html: its charts, and its template.
+    "report": ["plotly>=6.0", "Jinja2>=3.1"],
     # hf://ORG/NAME as MODEL.WEIGHTS.
     "hub": ["huggingface_hub>=0.23"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
-    # shapely crops polygons; transformers and timm prove the weights; supervision takes the
-    # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
-    # of the tests.
+    # playwright drives a Chromium, where there is one, through report.html; shapely crops polygons;
+    # transformers and timm prove the weights; supervision takes the predictor's output, and its
+    # readers of VOC and YOLO check ours; pytest-xdist halves the time of the tests.
     "test": [
         "huggingface_hub>=0.23",
         "import-linter>=2.17",
         "mypy>=2.4.1",
+        "playwright>=1.49",
         "pytest>=7.4",
         "pytest-xdist>=3.5",
         "ruff>=0.6",
@@ -61,7 +64,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2detr", "d2detr.*"]), "d2detr.configs"],
     package_dir={"d2detr.configs": "configs"},
-    package_data={"d2detr.configs": ["**/*.yaml", "**/*.py"]},
+    package_data={"d2detr.configs": ["**/*.yaml", "**/*.py"], "d2detr.report": ["page/*"]},
     # In development mode, put the checkout on Python's path. Setuptools' own way is asked after the
     # current folder, in which a clone called d2detr would be taken for the package.
     options={"editable_wheel": {"mode": "compat"}},

@@ -78,6 +78,9 @@ def add_detr_config(cfg: CN) -> None:
     cfg.TEST.BEST_METRIC = "bbox/AP"
     # Evaluations in a row without a better BEST_METRIC after which training ends; 0 never ends it.
     cfg.TEST.PATIENCE = 0
+    # Write OUTPUT_DIR/report.html, what there is to see of the run, at the end of a training or an
+    # evaluation. It needs pip install 'd2detr[report]'.
+    cfg.TEST.REPORT = True
     # Compute panoptic quality with the "panopticapi" package, which must then be installed.
     cfg.TEST.PANOPTIC_API = False
     # Whether MODEL.WEIGHTS may run code: read pickles that hold more than tensors, arrays and plain

@@ -29,6 +29,7 @@ def tiny_cfg(tmp_path):
     cfg.MODEL.DETR.HIDDEN_DIM = 32
     cfg.MODEL.DETR.DIM_FEEDFORWARD = 64
     cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.TEST.REPORT = False
     cfg.OUTPUT_DIR = str(tmp_path / "output")
     return cfg
 

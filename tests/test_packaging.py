@@ -79,6 +79,11 @@ def test_installed_package_holds_every_config(installed):
     assert {path.relative_to(installed / "d2detr") for path in in_package} == in_checkout
 
 
+def test_installed_package_holds_the_page_of_reports(installed):
+    names = sorted(path.name for path in (installed / "d2detr" / "report" / "page").iterdir())
+    assert names == ["page.css", "page.html", "page.js"]
+
+
 def test_installed_package_finds_its_configs(installed):
     code = "from d2detr.model_zoo import get_config_file as f; print(f('detr_r50.yaml'))"
     process = run([sys.executable, "-W", "ignore", "-c", code], installed)
@@ -155,7 +160,7 @@ def test_setup_installs_once_and_again_when_the_dependencies_change(checkout):
         installs.write_text("")
         process = run_setup(checkout, VIRTUAL_ENV=str(environment))
         assert process.returncode == 0, process.stderr
-        return f"--editable {checkout}[draw,test]" in installs.read_text()
+        return f"--editable {checkout}[draw,report,test]" in installs.read_text()
 
     assert installs_d2detr()
     assert not installs_d2detr()

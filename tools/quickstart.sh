@@ -16,6 +16,7 @@ python tools/visualize_results.py --dataset shapes_val --order first \
 cat << END
 
 [quick start] done. In $output/:
+  report.html          all there is to see, as one page: open it in a browser
   predictions.png      validation images, truth on the left and predictions on the right
   metrics.json         losses and AP; TensorBoard reads the same: tensorboard --logdir $output
   model_final.pth      the checkpoint

@@ -9,7 +9,7 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/tools/show_help.sh"
-extras=draw${1:+,$1}
+extras=draw,report${1:+,$1}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { echo "[set-up] $*"; }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from d2detr.data.randomness import seed_random_numbers
 from d2detr.errors import UserError
+from d2detr.progress import progress
 
 _MOST_TRIES = 100
 
@@ -159,10 +160,20 @@ def in_batches(loader: DataLoader, batch_size: int) -> DataLoader:
     """
     if batch_size < 1:
         raise UserError(f"TEST.IMS_PER_BATCH is {batch_size}; it must be at least 1.")
-    return DataLoader(
+    return _WatchedLoader(
         loader.dataset,
         batch_size=batch_size,
         sampler=loader.sampler,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
     )
+
+
+class _WatchedLoader(DataLoader):
+    """A loader that shows on a terminal how far it is; elsewhere Detectron2 logs it."""
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        with progress(len(cast(Sized, self.sampler)), "Evaluating", "images", logs=False) as bar:
+            for batch in super().__iter__():
+                yield batch
+                bar.update(len(batch))

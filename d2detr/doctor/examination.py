@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -28,13 +26,11 @@ from d2detr.doctor.split_checks import (
     class_order_findings,
     shared_image_findings,
 )
+from d2detr.progress import progress
 
 # Images per dataset that are decoded unless all or none are to be.
 NUM_DECODED = 200
-SECONDS_PER_LOG_LINE = 10
 _PURPOSES = {"train": "train on", "val": "evaluate on"}
-
-logger = logging.getLogger(__name__)
 
 
 def examine(
@@ -107,12 +103,10 @@ def _shared_findings(
 
 def _inspect(files: list[str], decodes_all: bool, name: str) -> list[ImageState]:
     states: list[ImageState] = []
-    logged = time.monotonic()
-    for state in inspect_images(files, len(files) if decodes_all else NUM_DECODED):
-        states.append(state)
-        if time.monotonic() - logged > SECONDS_PER_LOG_LINE:
-            logged = time.monotonic()
-            logger.info(f"{name}: checked {len(states)} of {len(files)} image files")
+    with progress(len(files), f"Checking {name}", "image files") as bar:
+        for state in inspect_images(files, len(files) if decodes_all else NUM_DECODED):
+            states.append(state)
+            bar.update()
     return states
 
 

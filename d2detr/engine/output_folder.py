@@ -31,6 +31,8 @@ _RUN_FILES = (
     "events.out.tfevents.*",
     "config.yaml",
     "classes.json",
+    "recipe.json",
+    "report.html",
     "log.txt*",
     "inference",
     "predictions",

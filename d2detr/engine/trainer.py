@@ -29,11 +29,14 @@ from d2detr.data import (
 from d2detr.datasets import write_categories
 from d2detr.engine.agreement import check_same_start
 from d2detr.engine.best_checkpoint import BestCheckpointer
+from d2detr.engine.confusion_picture import ConfusionPicture
 from d2detr.engine.early_stopping import EarlyStop, EarlyStopping
 from d2detr.engine.interruption import StopOnSignal
 from d2detr.engine.output_folder import holds_checkpoint
 from d2detr.engine.prediction_pictures import PredictionPictures
 from d2detr.engine.preparation import on_main_process, prepare
+from d2detr.engine.progress_bar import ProgressBar
+from d2detr.engine.run_report import ReportWriter
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.step_measures import StepMeasures
 from d2detr.engine.validation_losses import ValidationLosses
@@ -111,7 +114,6 @@ class Trainer(DefaultTrainer):
         built = super().build_hooks()
         if comm.is_main_process():
             built.insert(-1, StepMeasures(self.optimizer))  # before what writes
-        model = self.judged_model
         if comm.is_main_process() and self.cfg.VIS_PERIOD > 0 and isinstance(model, DETR):
             pictures = PredictionPictures(
                 model,
@@ -134,7 +136,22 @@ class Trainer(DefaultTrainer):
         before, after = built[:number], built[number + 1 :]
         if self.averaging:
             before.insert(0, self.averaging)
-        return [*before, self._stop, *judges, evaluation, *best, *after, *watching]
+        output, names, test = self.cfg.OUTPUT_DIR, self.cfg.DATASETS.TEST, self.cfg.TEST
+        draws = names and self.cfg.VIS_PERIOD > 0
+        drawing = [ConfusionPicture(test.EVAL_PERIOD, output, names[-1])] if draws else []
+        reporting = [ReportWriter(output, names)] if test.REPORT else []
+        return [
+            ProgressBar(),
+            *before,
+            self._stop,
+            *judges,
+            evaluation,
+            *best,
+            *drawing,
+            *after,
+            *watching,
+            *reporting,
+        ]
 
     @property
     def judged_model(self) -> nn.Module:
@@ -215,7 +232,7 @@ class Trainer(DefaultTrainer):
             return
         self.storage.iter = self.iter
         for hook in self._hooks:
-            if not isinstance(hook, hooks.EvalHook | hooks.BestCheckpointer):
+            if not isinstance(hook, hooks.EvalHook | hooks.BestCheckpointer | ReportWriter):
                 hook.after_train()
 
     def run_step(self) -> None:
@@ -285,36 +302,3 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
         return build_evaluator(cfg, dataset_name)
-
-
-def evaluate(cfg: CfgNode, *, resume: bool = False) -> dict[str, Any]:
-    """Evaluate ``MODEL.WEIGHTS`` on ``DATASETS.TEST``.
-
-    Args:
-        cfg: a config with DETR's keys.
-        resume: evaluate the last checkpoint in ``OUTPUT_DIR`` instead, if there is one.
-
-    Returns:
-        The metrics, of each dataset if there are several.
-
-    Raises:
-        UserError: the datasets or the weights cannot work.
-    """
-    prepare(cfg, is_train=False, with_weights=not (resume and holds_checkpoint(cfg.OUTPUT_DIR)))
-    model = Trainer.build_model(cfg)
-    checkpointer = RunCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-    checkpoint = checkpointer.find_checkpoint() if resume else ""
-    weights = checkpoint or cfg.MODEL.WEIGHTS
-    report = load_weights(model, weights, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
-    if not weights:
-        logger.warning(
-            "MODEL.WEIGHTS is empty: what is evaluated is random. MODEL.DETR.FROZEN_WEIGHTS is "
-            "read in training only; to evaluate what was trained into OUTPUT_DIR add --resume."
-        )
-    elif report.random:
-        logger.warning(
-            f"{len(report.random)} tensors, such as {report.random[0]}, are not in the weights: "
-            "what is evaluated is partly random. To evaluate what was trained into OUTPUT_DIR add "
-            "--resume, or set MODEL.WEIGHTS."
-        )
-    return Trainer.test(cfg, model)

@@ -16,13 +16,13 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
-from tqdm import tqdm
 
 from d2detr.compat import usable_cores
 from d2detr.datasets.panoptic import read_segment_ids
 from d2detr.errors import UserError
 from d2detr.evaluation.panoptic_quality import PanopticQuality
 from d2detr.files import replacing, write_json
+from d2detr.progress import progress
 
 _IMAGES_PER_TASK = 50
 # To start a process takes as long as to compare some hundred images.
@@ -176,15 +176,8 @@ def evaluate_panoptic_files(
     compare = functools.partial(
         _compare_files, quality.category_ids, Path(true_directory), Path(directory)
     )
-    progress = functools.partial(
-        tqdm,
-        total=len(pairs),
-        desc="panoptic quality",
-        unit=" images",
-        disable=not comm.is_main_process(),
-    )
     num_processes = min(num_processes, len(pairs) // _IMAGES_PER_PROCESS)
-    with progress() as bar:
+    with progress(len(pairs), "Panoptic quality", "images") as bar:
         if num_processes > 1:
             # Started like the data loader's. Spawning would run a script without a guard again.
             with ProcessPoolExecutor(num_processes) as executor:

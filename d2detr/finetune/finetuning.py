@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from d2detr.datasets.places import require_existing
 from d2detr.doctor.dataset_content import read_split
 from d2detr.engine.output_folder import RemoveReplacedRun, claim_output, restore_replaced
 from d2detr.engine.run_log import set_up_logging
+from d2detr.engine.run_report import ReportWriter, report_run
 from d2detr.engine.trainer import Trainer
 from d2detr.errors import UserError
 from d2detr.files import write_json, write_text
 from d2detr.finetune.recipe import apply_recipe, describe_recipe
 from d2detr.model_zoo import get_config_file
 from d2detr.predict.predictor import checkpoint_of_run
+from d2detr.report.run_folder import RECIPE_FILE
 
 _CHECKPOINTS_TO_KEEP = 2
 _DEFAULT_CONFIG = "detr_r50.yaml"
@@ -36,7 +39,9 @@ class FinetuneTrainer(Trainer):
     """A trainer that keeps the last two checkpoints."""
 
     def build_hooks(self) -> list[HookBase]:
-        return [*super().build_hooks(), RemoveReplacedRun()]
+        # The report is written once the best model is evaluated.
+        usual = [hook for hook in super().build_hooks() if not isinstance(hook, ReportWriter)]
+        return [*usual, RemoveReplacedRun()]
 
     def after_step(self) -> None:
         super().after_step()
@@ -115,7 +120,7 @@ def _check_weights_stay(weights: str, output: Path) -> None:
 def _decide(args: argparse.Namespace, output: Path) -> CfgNode:
     names = register_auto_dataset(args.data, args.val)
     if not (args.resume and (output / "config.yaml").is_file()):
-        return _plan(args, names)
+        return _plan(args, names, output)
     cfg = load_config(str(output / "config.yaml"), args.opts)
     if (names["train"],) != cfg.DATASETS.TRAIN:
         raise UserError(
@@ -125,7 +130,7 @@ def _decide(args: argparse.Namespace, output: Path) -> CfgNode:
     return cfg
 
 
-def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
+def _plan(args: argparse.Namespace, names: dict[str, str], output: Path) -> CfgNode:
     config_file, weights = _find_model(args.weights, args.config_file)
     cfg = load_config(config_file, args.opts)
     check_training_settings(cfg)
@@ -145,6 +150,7 @@ def _plan(args: argparse.Namespace, names: dict[str, str]) -> CfgNode:
         num_devices=comm.get_world_size(),
         given=given,
     )
+    write_json(output / RECIPE_FILE, [asdict(choice) for choice in choices], indent=1)
     logger.info(f"The recipe, on top of {config_file}:\n{describe_recipe(choices)}")
     if most_objects > cfg.MODEL.DETR.NUM_OBJECT_QUERIES:
         logger.warning(
@@ -199,6 +205,8 @@ def _finish(cfg: CfgNode, results: dict[str, Any], best: Path) -> None:
     pictures = output / "predictions"
     for order in ("first", "worst"):
         draw_results(name, detections, pictures / f"{order}.png", order=order)
+    if cfg.TEST.REPORT:
+        report_run(cfg.OUTPUT_DIR)
     logger.info(
         f"AP {results['bbox']['AP']:.1f}, AP50 {results['bbox']['AP50']:.1f} on validation, with "
         f"{best if best.is_file() else 'the last model'}. Pictures: {pictures}"

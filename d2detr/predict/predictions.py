@@ -16,12 +16,12 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
-from tqdm import tqdm
 
 from d2detr.errors import UserError
 from d2detr.files import make_folder, replacing, write_json
 from d2detr.predict.inputs import Video, VideoWriter
 from d2detr.predict.predictor import Predictor, read_rgb
+from d2detr.progress import progress
 from d2detr.visualization.drawing import draw_instances, draw_segments
 
 RESULTS_FILE = "coco_instances_results.json"
@@ -55,8 +55,10 @@ def predict_images(
     output = make_folder(output)
     unreadable = []
     pictures = _picture_paths(files, output)
-    progress = tqdm(total=len(files), desc="Predicting", unit="image")
-    with _writing_results(output, predictor, writes_images=True) as results, progress:
+    with (
+        _writing_results(output, predictor, writes_images=True) as results,
+        progress(len(files), "Predicting", "images") as bar,
+    ):
         for batch in _batches(files, batch_size):
             pixels = {}
             for file in batch:
@@ -69,7 +71,7 @@ def predict_images(
                 results.add(found["instances"], rgb, file)
                 with replacing(pictures[file], durable=False) as partial:
                     Image.fromarray(_draw(rgb, found, predictor)).save(partial)
-            progress.update(len(batch))
+            bar.update(len(batch))
     return unreadable
 
 
@@ -86,11 +88,10 @@ def predict_video(
     output = make_folder(output)
     if os.path.realpath(output / VIDEO_FILE) == os.path.realpath(str(video.source)):
         raise UserError(f"{video.source} would be overwritten. Choose another --output.")
-    progress = tqdm(total=video.num_frames, desc="Predicting", unit="frame")
     with (
         replacing(output / VIDEO_FILE) as partial,
         _writing_results(output, predictor) as results,
-        progress,
+        progress(video.num_frames, "Predicting", "frames") as bar,
     ):
         writer = VideoWriter(partial, video.frames_per_second)
         try:
@@ -98,7 +99,7 @@ def predict_video(
                 for rgb, found in zip(batch, predictor(batch), strict=True):
                     results.add(found["instances"], rgb)
                     writer.write(_draw(rgb, found, predictor))
-                    progress.update()
+                    bar.update()
         except KeyboardInterrupt:
             logger.info("Stopped.")
         finally:

@@ -97,7 +97,7 @@ def plot_runs(
     if suffix not in FORMATS:
         raise UserError(f"--output {output} must end in one of .{', .'.join(FORMATS)}.")
     runs = _in_one_unit([read_run(path) for path in paths], iterations_per_epoch)
-    figure = draw_runs(dict(zip(_label(runs), runs, strict=True)), layers=layers, panels=panels)
+    figure = draw_runs(dict(zip(label_runs(runs), runs, strict=True)), layers=layers, panels=panels)
     make_folder(output.parent)
     with replacing(output) as partial:
         figure.savefig(partial, format=suffix, dpi=100)
@@ -109,7 +109,7 @@ def draw_runs(
     """Draw runs that count the same unit, by the names that the legend shall give them."""
     from matplotlib.figure import Figure
 
-    chosen = [x for x in _panels_of(list(runs.values())) if not panels or x.key in panels]
+    chosen = [x for x in panels_of(list(runs.values())) if not panels or x.key in panels]
     columns = min(4, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure((4.4 * columns, 3.1 * rows + 0.5), layout="constrained")
@@ -136,7 +136,8 @@ def _in_one_unit(runs: list[RunMetrics], iterations_per_epoch: float | None) -> 
     return [run.in_epochs(iterations_per_epoch) if run.unit == "iteration" else run for run in runs]
 
 
-def _label(runs: list[RunMetrics]) -> list[str]:
+def label_runs(runs: list[RunMetrics]) -> list[str]:
+    """Name runs by their folders, which get numbers where that is not enough."""
     names = [run.path.resolve().parent.name for run in runs]
     return [
         name if names.count(name) == 1 else f"{number}: {run.path.parent}"
@@ -144,7 +145,7 @@ def _label(runs: list[RunMetrics]) -> list[str]:
     ]
 
 
-def _panels_of(runs: Sequence[RunMetrics]) -> list[Panel]:
+def panels_of(runs: Sequence[RunMetrics]) -> list[Panel]:
     """The panels that have curves; losses of other models get one each."""
     parts = [curves for run in runs for curves in (run.training, *run.validation.values())]
     names = list(dict.fromkeys(name for part in parts for name in part))
@@ -165,22 +166,22 @@ def _panels_of(runs: Sequence[RunMetrics]) -> list[Panel]:
 def _draw_panel(axes: Axes, panel: Panel, runs: dict[str, RunMetrics], *, layers: bool) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    datasets = _datasets_of(runs)
+    datasets = datasets_of(runs)
     values: list[float] = []
-    for run, colour in zip(runs.values(), _colours(len(runs)), strict=True):
+    for run, colour in zip(runs.values(), colours(len(runs)), strict=True):
         parts: list[tuple[str | tuple, dict[str, Curve]]] = [("-", run.training)]
         for dataset, curves in run.validation.items():
             place = datasets.index(dataset) if dataset else 0
             parts.append((_DASHES[place % len(_DASHES)], curves))
         for style, curves in parts:
-            for name, strength in _curves_of(panel, curves, layers and style == "-"):
+            for name, strength in curves_of(panel, curves, layers and style == "-"):
                 y = curves[name].y * panel.factor
                 values += _draw_curve(
                     axes,
                     Curve(curves[name].x, y),
                     colour=colour,
                     style=style,
-                    window=_window(len(y)) if panel.is_smoothed and style == "-" else 1,
+                    window=smoothing_window(len(y)) if panel.is_smoothed and style == "-" else 1,
                     marker=_marker(panel, name) if style != "-" or len(y) == 1 else "",
                     strength=strength,
                 )
@@ -198,7 +199,7 @@ def _draw_panel(axes: Axes, panel: Panel, runs: dict[str, RunMetrics], *, layers
         axes.set(xticks=[], yticks=[])
 
 
-def _curves_of(panel: Panel, curves: dict[str, Curve], layers: bool) -> list[tuple[str, float]]:
+def curves_of(panel: Panel, curves: dict[str, Curve], layers: bool) -> list[tuple[str, float]]:
     """Names of a panel's curves, the first decoder layer's first, and how strongly to draw them."""
     last = [(name, 1.0) for name in curves if re.fullmatch(panel.names, name)]
     if not (layers and panel.layers):
@@ -256,7 +257,7 @@ def moving_average(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
-def _window(num_points: int) -> int:
+def smoothing_window(num_points: int) -> int:
     """How many points to average: an odd number, so that the mean is not shifted."""
     return min(num_points // _POINTS_SHOWN // 2 * 2 + 1, num_points)
 
@@ -282,12 +283,14 @@ def _scale(axes: Axes, panel: Panel, values: list[float]) -> None:
         axes.set_ylim(0, top * 1.05 or 1)
 
 
-def _datasets_of(runs: dict[str, RunMetrics]) -> list[str]:
+def datasets_of(runs: dict[str, RunMetrics]) -> list[str]:
+    """Return the datasets that runs name, in the order of their dashes."""
     named = [dataset for run in runs.values() for dataset in run.validation if dataset]
     return list(dict.fromkeys(named))
 
 
-def _colours(count: int) -> list[str]:
+def colours(count: int) -> list[str]:
+    """Return colours of so many runs."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
@@ -301,12 +304,12 @@ def _add_legend(figure: Figure, runs: dict[str, RunMetrics], *, layers: bool) ->
 
     entries = [
         Line2D([], [], color=colour, linewidth=3, label=name)
-        for name, colour in zip(runs, _colours(len(runs)), strict=True)
+        for name, colour in zip(runs, colours(len(runs)), strict=True)
     ]
     entries.append(Line2D([], [], color="0.3", label="training"))
     if layers:
         entries.append(Line2D([], [], color="0.3", alpha=0.4, label="earlier decoder layers"))
-    datasets = _datasets_of(runs)
+    datasets = datasets_of(runs)
     for number, style in enumerate(_DASHES[: max(1, len(datasets))]):
         name = f" ({datasets[number]})" if len(datasets) > 1 else ""
         entries.append(Line2D([], [], color="0.3", linestyle=style, label=f"validation{name}"))

@@ -2,14 +2,66 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 from detectron2.structures import Boxes, Instances, pairwise_iou
-from torch import Tensor
 
 # The kinds of TIDE (Bolya et al., 2020): right place and wrong class, right class and wrong place,
 # an object found twice, nothing there, and objects that no detection is close to.
 KINDS = ("wrong_class", "misplaced", "duplicate", "background", "missed")
+FOUND = "found"  # of a detection: no mistake
 _FOUND_IOU = 0.5
 _NEAR_IOU = 0.1
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the D detections of an image are, in their order.
+
+    Attributes:
+        kinds: (D,) FOUND or one of KINDS. Detections with lower scores change nothing about it.
+        objects: (D,) index of the object that a detection is meant for, -1 for "background".
+        num_objects: of the image.
+    """
+
+    kinds: np.ndarray
+    objects: np.ndarray
+    num_objects: int
+
+    def missed(self, counts: np.ndarray) -> list[int]:
+        """Return the indices of the objects that none of the detections is close to.
+
+        Args:
+            counts: (D,) whether a detection counts.
+        """
+        return sorted(set(range(self.num_objects)) - set(self.objects[counts].tolist()))
+
+
+def judge(truth: Instances, predictions: Instances) -> Judgement:
+    """Say of each detection of an image what is wrong with it.
+
+    Args:
+        truth: ``gt_boxes`` and ``gt_classes`` of N objects.
+        predictions: ``pred_boxes``, ``pred_classes`` and ``scores`` of D detections.
+    """
+    boxes = Boxes(predictions.pred_boxes.tensor.float())
+    ious = pairwise_iou(boxes, Boxes(truth.gt_boxes.tensor.float())).numpy()
+    same = ious * (predictions.pred_classes[:, None] == truth.gt_classes[None]).numpy()
+    kinds, objects = np.full(len(ious), "background", dtype=object), np.full(len(ious), -1)
+    free = np.ones(len(truth), dtype=bool)
+    near = np.flatnonzero(ious.max(axis=1, initial=0) >= _NEAR_IOU)  # the rest is background
+    scores = predictions.scores.numpy()
+    for row in near[np.argsort(-scores[near], kind="stable")]:
+        best = int((same[row] * free).argmax())
+        if free[best] and same[row, best] >= _FOUND_IOU:
+            kinds[row], objects[row] = FOUND, best
+            free[best] = False
+            continue
+        kinds[row] = _kind(same[row], ious[row])
+        if kinds[row] != "background":
+            objects[row] = (ious if kinds[row] == "wrong_class" else same)[row].argmax()
+    return Judgement(kinds, objects, len(truth))
 
 
 def count_mistakes(truth: Instances, predictions: Instances) -> dict[str, int]:
@@ -22,33 +74,16 @@ def count_mistakes(truth: Instances, predictions: Instances) -> dict[str, int]:
     Returns:
         A number for each of KINDS; all zero if every object is found once and nothing else.
     """
-    counts = dict.fromkeys(KINDS, 0)
-    order = predictions.scores.argsort(descending=True)
-    predictions = predictions[order]
-    boxes = Boxes(truth.gt_boxes.tensor.float())
-    ious = pairwise_iou(Boxes(predictions.pred_boxes.tensor.float()), boxes)
-    found: set[int] = set()
-    touched: set[int] = set()
-    for label, row in zip(predictions.pred_classes.tolist(), ious, strict=True):
-        same = row * (truth.gt_classes == label)
-        free = same.clone()
-        free[list(found)] = 0
-        best = int(free.argmax()) if len(free) else -1
-        if best >= 0 and free[best] >= _FOUND_IOU:
-            found.add(best)
-            continue
-        kind = _kind(same, row)
-        counts[kind] += 1
-        if kind in ("wrong_class", "misplaced"):
-            touched.add(int((row if kind == "wrong_class" else same).argmax()))
-    counts["missed"] = len(set(range(len(truth))) - found - touched)
+    judgement = judge(truth, predictions)
+    counts = {kind: int((judgement.kinds == kind).sum()) for kind in KINDS}
+    counts["missed"] = len(judgement.missed(np.ones(len(predictions), dtype=bool)))
     return counts
 
 
-def _kind(same_class: Tensor, any_class: Tensor) -> str:
-    highest = float(same_class.max()) if len(same_class) else 0.0
+def _kind(same_class: np.ndarray, any_class: np.ndarray) -> str:
+    highest = same_class.max()
     if highest >= _FOUND_IOU:
         return "duplicate"
-    if len(any_class) and float(any_class.max()) >= _FOUND_IOU:
+    if any_class.max() >= _FOUND_IOU:
         return "wrong_class"
     return "misplaced" if highest >= _NEAR_IOU else "background"

@@ -94,17 +94,14 @@ def draw_results(
         chosen = sorted(chosen, key=lambda i: -sum(mistakes[i][kind] for kind in kinds))
     pictures = []
     for record in [dataset[i] for i in chosen[:num_images]]:
-        image = read_image(record["file_name"], "RGB")
-        size = image.shape[:2]
-        pixels = torch.as_tensor(image.copy()).permute(2, 0, 1)
         found = of_image[record["image_id"]]
         if is_panoptic:
-            truth = _segmentation(record["pan_seg_file_name"], record["segments_info"])
-            prediction = _predicted_segmentation(found, size, directory, metadata)
-            picture = draw_panoptic(pixels, "RGB", truth, prediction, metadata)
+            picture = draw_panoptic_result(record, found, directory, metadata)
         else:
-            predictions = _predictions(found, size, metadata)
-            truth = _truth(record, size, draws_masks=has_masks)
+            pixels = torch.as_tensor(read_image(record["file_name"], "RGB").copy()).permute(2, 0, 1)
+            size = pixels.shape[1], pixels.shape[2]
+            predictions = predicted_instances(found, size, metadata)
+            truth = true_instances(record, size, draws_masks=has_masks)
             picture = draw_truth_and_predictions(
                 pixels, "RGB", truth, predictions, metadata, score_threshold
             )
@@ -146,12 +143,15 @@ def _count_mistakes(
 ) -> dict[str, int]:
     size = record["height"], record["width"]
     boxes = [{k: v for k, v in x.items() if k != "segmentation"} for x in detections]
-    predictions = _predictions(boxes, size, metadata)
-    truth = _truth(record, size, draws_masks=False)
+    predictions = predicted_instances(boxes, size, metadata)
+    truth = true_instances(record, size, draws_masks=False)
     return count_mistakes(truth, predictions[predictions.scores >= score_threshold])
 
 
-def _truth(record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool) -> Instances:
+def true_instances(
+    record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool
+) -> Instances:
+    """Return the objects of a dataset's record, of a panoptic one its things; crowds left out."""
     if "segments_info" in record:
         annotations = [
             x
@@ -168,15 +168,21 @@ def _truth(record: dict[str, Any], size: tuple[int, int], *, draws_masks: bool) 
     return annotations_to_instances(annotations, NoOpTransform(), size, with_masks)
 
 
-def _predictions(
+def predicted_instances(
     detections: list[dict[str, Any]], size: tuple[int, int], metadata: Metadata
 ) -> Instances:
+    """Return the detections of an image.
+
+    Args:
+        detections: of the image, as COCO's results list them.
+        size: height and width in pixels.
+        metadata: tells which class a category is.
+    """
     contiguous = metadata.get("thing_dataset_id_to_contiguous_id", {})
     ids = [x["category_id"] for x in detections]
     predictions = Instances(size)
-    predictions.pred_boxes = Boxes(
-        [BoxMode.convert(x["bbox"], BoxMode.XYWH_ABS, BoxMode.XYXY_ABS) for x in detections]
-    )
+    boxes = torch.tensor([x["bbox"] for x in detections], dtype=torch.float32).reshape(-1, 4)
+    predictions.pred_boxes = Boxes(BoxMode.convert(boxes, BoxMode.XYWH_ABS, BoxMode.XYXY_ABS))
     predictions.pred_classes = torch.tensor([contiguous.get(i, i) for i in ids], dtype=torch.int64)
     predictions.scores = torch.tensor([x["score"] for x in detections])
     if detections and all("segmentation" in x for x in detections):
@@ -187,6 +193,24 @@ def _predictions(
 
 def _segmentation(png: str | Path, segments: list[dict[str, Any]]) -> PanopticSeg:
     return torch.from_numpy(read_segment_ids(str(png))), segments
+
+
+def draw_panoptic_result(
+    record: dict[str, Any], found: list[dict[str, Any]], directory: Path, metadata: Metadata
+) -> np.ndarray:
+    """Draw the true panoptic segmentation of an image (left) beside the predicted one (right).
+
+    Args:
+        record: of the dataset.
+        found: the image's annotation in ``panoptic.json``, or nothing.
+        directory: holds the PNGs of ``panoptic.json``.
+        metadata: of the dataset.
+    """
+    pixels = torch.as_tensor(read_image(record["file_name"], "RGB").copy()).permute(2, 0, 1)
+    truth = _segmentation(record["pan_seg_file_name"], record["segments_info"])
+    size = pixels.shape[1], pixels.shape[2]
+    prediction = _predicted_segmentation(found, size, directory, metadata)
+    return draw_panoptic(pixels, "RGB", truth, prediction, metadata)
 
 
 def _predicted_segmentation(

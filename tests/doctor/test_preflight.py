@@ -146,10 +146,10 @@ def test_annotations_are_checked_without_images(train_on, tiny_coco):
 
 def test_progress_is_logged(train_on, tiny_coco, monkeypatch, caplog):
     tiny_coco()
-    monkeypatch.setattr("d2detr.doctor.examination.SECONDS_PER_LOG_LINE", 0)
+    monkeypatch.setattr("d2detr.progress.SECONDS_BETWEEN_LINES", 0)
     with caplog.at_level(logging.INFO, logger="d2detr"):
         check_datasets(train_on("tiny"))
-    assert "tiny: checked 1 of 2 image files" in caplog.text
+    assert "Checking tiny: 1 of 2 image files" in caplog.text
 
 
 def test_level_must_be_known(train_on):

@@ -1,5 +1,6 @@
 import json
 import logging
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -296,3 +297,14 @@ def test_unknown_evaluator(cfg):
         finally:
             del metadata.evaluator_type
             metadata.evaluator_type = "coco"
+
+
+def test_bar_of_a_training_on_a_terminal(cfg, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("d2detr.engine.progress_bar._PERIOD", 1)
+    cfg.TEST.EVAL_PERIOD = 4
+    train(cfg)
+    shown = capsys.readouterr().err
+    assert "Training:" in shown and "/8 " in shown
+    assert "loss=" in shown and "AP=" in shown
+    assert "Evaluating:" in shown

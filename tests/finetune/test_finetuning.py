@@ -10,6 +10,7 @@ import yaml
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from d2detr import report
 from d2detr.engine import Trainer
 from d2detr.errors import UserError
 from d2detr.finetune import FinetuneTrainer, plan_finetuning, run_finetuning
@@ -36,7 +37,8 @@ def clean(tmp_path_factory, monkeypatch, forget_datasets):
 @pytest.fixture
 def arguments(data, tmp_path):
     def make(name="coco", opts=(), **values):
-        given = {**SMALL, "DATALOADER.NUM_WORKERS": 0, "MODEL.DEVICE": "cpu", **dict(opts)}
+        usual = {"DATALOADER.NUM_WORKERS": 0, "MODEL.DEVICE": "cpu", "TEST.REPORT": False}
+        given = {**SMALL, **usual, **dict(opts)}
         defaults = {
             "data": str(data / name),
             "val": None,
@@ -55,6 +57,25 @@ def arguments(data, tmp_path):
 def test_impossible_counts_are_found_while_planning(arguments):
     with pytest.raises(UserError, match="SOLVER.IMS_PER_BATCH is 0, but must be at least 1"):
         plan_finetuning(arguments(opts={"SOLVER.IMS_PER_BATCH": 0}))
+
+
+def test_report_tells_the_recipe_and_is_of_the_best_model(arguments, tmp_path, monkeypatch):
+    args = arguments(opts={"TEST.REPORT": True, "VIS_PERIOD": 0})
+    cfg = plan_finetuning(args)
+    events = []
+
+    def noting(event, function):
+        return lambda *args, **options: events.append(event) or function(*args, **options)
+
+    monkeypatch.setattr(FinetuneTrainer, "best_is_last", lambda self: False)
+    monkeypatch.setattr(Trainer, "test", staticmethod(noting("evaluated", Trainer.test)))
+    monkeypatch.setattr(report, "write_report", noting("written", report.write_report))
+    run_finetuning(cfg)
+    assert events[-2:] == ["evaluated", "written"] and events.count("written") == 1
+    recipe = json.loads((tmp_path / "output" / "recipe.json").read_text())
+    assert {"key": "SOLVER.MAX_ITER", "value": 4, "reason": "given"} in recipe
+    page = (tmp_path / "output" / "report.html").read_text()
+    assert "the classes of the dataset" in page
 
 
 @pytest.mark.parametrize("name", FORMATS)
