@@ -72,7 +72,7 @@ def test_onnx_runs_alone_with_the_results_of_pytorch(tiny_cfg, build, tmp_path, 
     onnx.checker.check_model(str(path))
     facts = ExportedModel(path).facts
     assert facts["classes"] == [f"class {i}" for i in range(5)]
-    assert facts["resize"] == [96, 1333] and facts["versions"]["torch"] == torch.__version__
+    assert facts["resize"] == [96, 1333] and facts["versions"]["torch"] in torch.__version__
     assert "HIDDEN_DIM: 32" in facts["config"]
 
     drawn = {}
@@ -87,7 +87,13 @@ def test_onnx_runs_alone_with_the_results_of_pytorch(tiny_cfg, build, tmp_path, 
 
     command = [sys.executable, "-I", path.parent / RUNNER_FILE, path, file]
     process = subprocess.run(command, capture_output=True, text=True)
-    assert process.stdout.splitlines()[0].startswith(run(path, file)["names"][0]), process.stderr
+    expected = run(path, file)
+    assert process.stdout.splitlines()[0].startswith(expected["names"][0]), process.stderr
+
+    pytest.importorskip("openvino")
+    choose_runtime(path, "openvino")
+    assert ExportedModel(path).facts["runtime"] == "openvino"
+    np.testing.assert_allclose(run(path, file)["boxes"], expected["boxes"], atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -104,20 +110,23 @@ def test_masks_and_segments_are_computed_where_they_are_needed(
     tiny_mask_cfg, build, tmp_path, format
 ):
     choose(tiny_mask_cfg, "detr")
-    tiny_mask_cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = 0.3
-    predictor = build(tiny_mask_cfg, 7, 0.4, [True] * 5 + [False] * 2)
+    isthing = [True] * 5 + [False] * 2
+    scores = build(tiny_mask_cfg, 7, 0.0, isthing)(PICTURE)["instances"].scores
+    threshold = float(scores[4:6].mean())  # which five of the ten queries reach
+    tiny_mask_cfg.MODEL.DETR.TEST.PANOPTIC_THRESHOLD = threshold
+    predictor = build(tiny_mask_cfg, 7, threshold, isthing)
     found = predictor(PICTURE)
-    assert 0 < len(found["instances"]) < 10 and found["panoptic_seg"][1]
+    assert len(found["instances"]) == 5 and found["panoptic_seg"][1]
     path = export_model(predictor, tmp_path / "out", format=format)
     differences = assert_proven(predictor, path)
     assert all(difference.masks is not None for difference in differences.values())
     exported = ExportedPredictor(path)(PICTURE)
     assert len(exported["panoptic_seg"][1]) == len(found["panoptic_seg"][1])
-    with pytest.raises(UserError, match="exported with 0.4"):
-        ExportedPredictor(path, 0.1)(PICTURE)
+    with pytest.raises(UserError, match="computes no masks below"):
+        ExportedPredictor(path, 0.01)(PICTURE)
 
 
-@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp16"), ("torch_export", "bf16")])
+@pytest.mark.parametrize(("format", "precision"), [("onnx", "fp16"), ("torchscript", "bf16")])
 def test_half_precision_stays_close(tiny_cfg, build, tmp_path, format, precision):
     choose(tiny_cfg, "detr")
     predictor = build(tiny_cfg, 5)
@@ -157,13 +166,3 @@ def test_bfloat16_is_refused_where_nothing_runs_it(tiny_cfg, build, tmp_path):
     with pytest.raises(UserError, match="bfloat16"):
         export_model(build(tiny_cfg, 5), tmp_path / "out", precision="bf16")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_chosen_runtime_is_used(tiny_cfg, build, tmp_path):
-    pytest.importorskip("openvino")
-    choose(tiny_cfg, "detr")
-    path = export_model(build(tiny_cfg, 5), tmp_path / "out")
-    expected = run(path, PICTURE)
-    choose_runtime(path, "openvino")
-    assert ExportedModel(path).facts["runtime"] == "openvino"
-    np.testing.assert_allclose(run(path, PICTURE)["boxes"], expected["boxes"], atol=1e-2)
