@@ -110,7 +110,7 @@ class ExportedDETR(nn.Module):
             is_needed = is_needed.maximum(is_segment.float())
             nothing = torch.full_like(segment_classes, model.num_classes)
             segment_classes = segment_classes.where(is_segment, nothing)
-        is_needed, order = is_needed.sort(1, descending=True, stable=True)
+        is_needed, order = is_needed.sort(dim=1, descending=True, stable=True)
         inputs = model.mask_head.prepare(
             encoded.decoded.hs[-1], encoded.memory, encoded.src, encoded.features
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,12 @@ def write_torch_export(network: ExportedDETR, path: Path, facts: dict[str, Any])
 
 def write_torchscript(network: ExportedDETR, path: Path, facts: dict[str, Any]) -> None:
     """Write a trace, in which the masks of all queries are computed."""
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of every number that becomes a constant, such as how many queries there are.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.* is deprecated")
         traced = torch.jit.trace(network, example_inputs(), check_trace=False)
-    torch.jit.save(traced, path, _extra_files={FACTS: json.dumps(facts)})
+        torch.jit.save(traced, path, _extra_files={FACTS: json.dumps(facts)})
 
 
 FORMATS: dict[str, tuple[str, Callable[[ExportedDETR, Path, dict[str, Any]], None]]] = {
@@ -92,7 +96,7 @@ def _capture(network: ExportedDETR) -> torch.export.ExportedProgram:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Leave out what the exporter says of every operator that it does not simplify."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
