@@ -188,14 +188,14 @@ def panoptic_segmentation(
     Masks of the same stuff class are one segment. Segments that are too small are left out, and
     their pixels given to the others.
     """
-    labels = found["segment_classes"]
-    masks = np.flatnonzero(labels < len(facts["classes"]))
+    labels: list[int] = found["segment_classes"].tolist()
+    masks = np.array([i for i, label in enumerate(labels) if label < len(facts["classes"])], int)
     is_thing = {number: number in facts["thing_classes"] for number in range(len(facts["classes"]))}
     first_of_stuff: dict[int, int] = {}
     merged = np.array(
         [
             mask if is_thing[labels[mask]] else first_of_stuff.setdefault(labels[mask], mask)
-            for mask in masks
+            for mask in masks.tolist()
         ],
         int,
     )
@@ -219,7 +219,7 @@ def panoptic_segmentation(
         {
             "id": number + 1,
             "isthing": is_thing[labels[mask]],
-            "category_id": int(labels[mask]),
+            "category_id": labels[mask],
             "score": float(found["segment_scores"][mask]),
             "area": int(area[number]),
         }

@@ -14,12 +14,11 @@ from d2detr.predict import Predictor
 
 @pytest.fixture
 def exported(tiny_cfg, tmp_path, forget_datasets):
-    from detectron2.data.datasets import register_coco_instances
+    from detectron2.data.datasets import register_coco_instances  # after d2detr has repaired it
 
-    ensure_shapes_files(str(tmp_path / "shapes"), ShapesSplit(num_images=3, size=96))
-    (json_file,) = (tmp_path / "shapes").rglob("*.json")
-    (images,) = (x for x in (tmp_path / "shapes").rglob("*") if x.is_dir())
-    register_coco_instances("few", {}, str(json_file), str(images))
+    folder = tmp_path / "shapes"
+    ensure_shapes_files(folder, ShapesSplit(num_images=3, size=96))
+    register_coco_instances("few", {}, str(folder / "instances.json"), str(folder / "images"))
     tiny_cfg.DATASETS.TRAIN = tiny_cfg.DATASETS.TEST = ("few",)
     tiny_cfg.MODEL.DETR.ENC_LAYERS = tiny_cfg.MODEL.DETR.DEC_LAYERS = 1
     torch.manual_seed(0)
