@@ -7,6 +7,7 @@ for .pt2 (torch.export) and .ts (TorchScript).
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,9 +174,13 @@ def binary_masks(
     ``threshold`` belongs to the object.
     """
     masks = np.empty((len(logits), *output), bool)
-    rows, columns = (np.arange(y) * x // y for x, y in zip(size, output, strict=True))
+    rows, columns = (
+        # In float32, as torch rounds.
+        (np.arange(after, dtype=np.float32) * np.float32(before / after)).astype(int)
+        for before, after in zip(size, output, strict=True)
+    )
     for mask, plane in zip(masks, logits, strict=True):
-        is_object = _upsample(plane, padded, size) > np.log(threshold / (1 - threshold))
+        is_object = _upsample(plane, padded, size) > math.log(threshold / (1 - threshold))
         mask[:] = is_object[rows[:, None], columns]
     return masks
 

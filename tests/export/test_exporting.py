@@ -40,8 +40,9 @@ def build(tmp_path):
         for category, value in zip(categories, isthing or (), strict=False):
             category["isthing"] = value
         (tmp_path / "classes.json").write_text(json.dumps(categories))
-        cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("nowhere",)
-        (tmp_path / "config.yaml").write_text(cfg.dump())
+        written = cfg.clone()
+        written.DATASETS.TRAIN = written.DATASETS.TEST = ("nowhere",)
+        (tmp_path / "config.yaml").write_text(written.dump())
         return Predictor(tmp_path, score_threshold=score_threshold, device="cpu")
 
     return build_from
