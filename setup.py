@@ -36,12 +36,24 @@ EXTRAS = {
     "report": ["plotly>=6.0", "Jinja2>=3.1"],
     # hf://ORG/NAME as MODEL.WEIGHTS.
     "hub": ["huggingface_hub>=0.23"],
+    # tools/export_model.py; onnxscript is what torch.onnx writes with, and OpenVINO the other
+    # runtime that --optimize tries.
+    "export": [
+        "onnx>=1.18",
+        "onnxruntime>=1.22",
+        "onnxscript>=0.5.3",
+        "openvino>=2025.2",
+    ],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
     # playwright drives a Chromium, where there is one, through report.html; shapely crops polygons;
     # transformers and timm prove the weights; supervision takes the predictor's output, and its
     # readers of VOC and YOLO check ours; pytest-xdist halves the time of the tests.
     "test": [
+        "onnx>=1.18",
+        "onnxruntime>=1.22",
+        "onnxscript>=0.5.3",
+        "openvino>=2025.2",
         "huggingface_hub>=0.23",
         "import-linter>=2.17",
         "mypy>=2.4.1",

@@ -232,7 +232,7 @@ class DETR(nn.Module):
         """Run everything up to the prediction heads.
 
         Args:
-            images: of :meth:`preprocess_image`.
+            images: of :meth:`preprocess_image`, or with a tensor (B, 2) as ``image_sizes``.
             targets: their objects, for denoising; None does without.
         """
         features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
@@ -243,7 +243,7 @@ class DETR(nn.Module):
         mask = ~padding_mask.flatten(1) if _has_padding(images) else None
         tokens = src.flatten(2).transpose(1, 2)
         cells = Memory(tokens, pos, mask, shapes=(tuple(src.shape[-2:]),))
-        queries, noised = self.transformer.decoder.start(len(tokens)), None
+        queries, noised = self.transformer.decoder.start(tokens.shape[0]), None
         if self.denoising is not None:
             queries, noised = self.denoising(queries, targets)
         decoded, memory = self.transformer(cells, queries, self.heads)
@@ -374,10 +374,10 @@ class Detr(DETR):
 
 
 def _has_padding(images: ImageList) -> bool:
-    # A trace must serve other sizes than the traced ones, so it always keeps the mask.
-    return torch.jit.is_tracing() or any(
-        tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes
-    )
+    # Sizes that are tensors are not known before the network runs: a graph always keeps the mask.
+    if torch.jit.is_tracing() or isinstance(images.image_sizes, Tensor):
+        return True
+    return any(tuple(size) != tuple(images.tensor.shape[-2:]) for size in images.image_sizes)
 
 
 def _current_event_storage() -> EventStorage | None:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
+from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
@@ -20,7 +21,7 @@ from PIL import Image
 from d2detr.errors import UserError
 from d2detr.files import make_folder, replacing, write_json
 from d2detr.predict.inputs import Video, VideoWriter
-from d2detr.predict.predictor import Predictor, read_rgb
+from d2detr.predict.predictor import read_rgb
 from d2detr.progress import progress
 from d2detr.visualization.drawing import draw_instances, draw_segments
 
@@ -31,8 +32,17 @@ VIDEO_FILE = "predictions.mp4"
 logger = logging.getLogger(__name__)
 
 
+class Detector(Protocol):
+    """What draws its results here: a :class:`d2detr.Predictor`, or an exported model as one."""
+
+    categories: list[dict[str, Any]] | None
+    metadata: Metadata
+
+    def __call__(self, images: list) -> list[dict[str, Any]]: ...
+
+
 def predict_images(
-    predictor: Predictor, files: list[str], output: str | Path, batch_size: int = 1
+    predictor: Detector, files: list[str], output: str | Path, batch_size: int = 1
 ) -> list[str]:
     """Write pictures of what is found and ``coco_instances_results.json``.
 
@@ -76,7 +86,7 @@ def predict_images(
 
 
 def predict_video(
-    predictor: Predictor, video: Video, output: str | Path, batch_size: int = 1
+    predictor: Detector, video: Video, output: str | Path, batch_size: int = 1
 ) -> None:
     """Write a video of the detections, and ``coco_instances_results.json`` with frames as ids.
 
@@ -138,7 +148,7 @@ class _Results:
 
 @contextmanager
 def _writing_results(
-    output: Path, predictor: Predictor, writes_images: bool = False
+    output: Path, predictor: Detector, writes_images: bool = False
 ) -> Iterator[_Results]:
     unfinished = output / UNFINISHED_RESULTS_FILE
     with open(unfinished, "w") as lines:
@@ -153,7 +163,7 @@ def _writing_results(
             unfinished.unlink()
 
 
-def _draw(rgb: np.ndarray, found: dict[str, Any], predictor: Predictor) -> np.ndarray:
+def _draw(rgb: np.ndarray, found: dict[str, Any], predictor: Detector) -> np.ndarray:
     if "panoptic_seg" in found and predictor.categories is not None:
         return draw_segments(rgb, found["panoptic_seg"], predictor.metadata)
     return draw_instances(rgb, found["instances"], predictor.metadata)

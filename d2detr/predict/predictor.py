@@ -88,17 +88,7 @@ class Predictor:
         load_weights(self.model, cfg.MODEL.WEIGHTS, trusted=cfg.MODEL.WEIGHTS_TRUSTED)
         self.score_threshold = score_threshold
         self.batch_size = batch_size
-        self.metadata = Metadata()
-        if self.categories is not None:
-            names = [x["name"] for x in self.categories]
-            self.metadata.set(thing_classes=names, stuff_classes=names)
-            for dataset in map(MetadataCatalog.get, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)):
-                if dataset.get("thing_classes") == names and dataset.get("thing_colors"):
-                    colors = dataset.thing_colors
-                    self.metadata.set(
-                        thing_colors=colors, stuff_colors=dataset.get("stuff_colors", colors)
-                    )
-                    break
+        self.metadata = metadata_of(self.categories, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         self._augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
 
     @overload
@@ -160,6 +150,26 @@ class Predictor:
     def _choose(self, instances: Instances) -> Instances:
         instances = instances[instances.scores >= self.score_threshold].to("cpu")
         return instances[instances.scores.argsort(descending=True)]
+
+
+def metadata_of(categories: list[dict[str, Any]] | None, datasets: Sequence[str]) -> Metadata:
+    """Return the names of classes, and their colours if one of the datasets has the same classes.
+
+    Args:
+        categories: dicts with "name"; None leaves the metadata empty.
+        datasets: names of some that may be registered.
+    """
+    metadata = Metadata()
+    if categories is None:
+        return metadata
+    names = [category["name"] for category in categories]
+    metadata.set(thing_classes=names, stuff_classes=names)
+    for dataset in map(MetadataCatalog.get, datasets):
+        if dataset.get("thing_classes") == names and dataset.get("thing_colors"):
+            colors = dataset.thing_colors
+            metadata.set(thing_colors=colors, stuff_colors=dataset.get("stuff_colors", colors))
+            break
+    return metadata
 
 
 def read_rgb(image: ImageLike) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""An exported model in the place of a Predictor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from d2detr.errors import UserError
+from d2detr.export.runner import ExportedModel
+from d2detr.predict.predictor import ImageLike, metadata_of, read_rgb
+
+
+class ExportedPredictor:
+    """Runs an exported model on images, with the interface and the results of a Predictor.
+
+    Args:
+        path: of the model.
+        score_threshold: detections below it are left out; default: that of the export.
+
+    Attributes:
+        categories: see :class:`d2detr.Predictor`.
+        metadata: see :class:`d2detr.Predictor`.
+
+    Raises:
+        UserError: the file is no exported model.
+    """
+
+    def __init__(self, path: str | os.PathLike, score_threshold: float | None = None):
+        try:
+            self.model = ExportedModel(os.fspath(path))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except ImportError as error:
+            raise UserError(
+                f"{path} needs {error.name}, which is not installed: pip install 'd2detr[export]'."
+            ) from error
+        self.score_threshold = score_threshold
+        self.categories = self.model.facts["categories"]
+        datasets = CfgNode.load_cfg(self.model.facts["config"]).DATASETS
+        self.metadata = metadata_of(self.categories, (*datasets.TRAIN, *datasets.TEST))
+
+    @overload
+    def __call__(self, images: ImageLike) -> dict[str, Any]: ...
+
+    @overload
+    def __call__(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]: ...
+
+    def __call__(
+        self, images: ImageLike | Sequence[ImageLike]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Detect objects; see :meth:`d2detr.Predictor.__call__`."""
+        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
+            return self._detect(read_rgb(images))
+        return [self._detect(read_rgb(image)) for image in images]
+
+    def _detect(self, rgb: np.ndarray) -> dict[str, Any]:
+        try:
+            (found,) = self.model([rgb], self.score_threshold)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        instances = Instances(rgb.shape[:2])
+        instances.pred_boxes = Boxes(torch.from_numpy(found["boxes"]))
+        instances.scores = torch.from_numpy(found["scores"])
+        instances.pred_classes = torch.from_numpy(found["classes"])
+        if "masks" in found:
+            instances.pred_masks = torch.from_numpy(found["masks"])
+        result: dict[str, Any] = {"instances": instances}
+        if "panoptic_seg" in found:
+            ids, segments = found["panoptic_seg"]
+            result["panoptic_seg"] = torch.from_numpy(ids), segments
+        return result
