@@ -55,7 +55,8 @@ class RunCheckpointer(DetectionCheckpointer):
         self.saved_iteration: int | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        loaded, self.model = self.model, self.averaged or self.model
+        loaded: nn.Module = self.model
+        self.model = self.averaged or loaded
         try:
             super().save(name, **kwargs)
         finally:

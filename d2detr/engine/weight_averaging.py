@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from d2detr.errors import UserError
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class WeightAveraging(HookBase):
     """Keeps an exponential moving average of a model's weights, in any trainer of Detectron2.
@@ -38,7 +40,7 @@ class WeightAveraging(HookBase):
                 "weights."
             )
 
-        def average(averages: list[Tensor], weights: list[Tensor], _: Tensor) -> None:
+        def average(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
             steps = int(self._average.n_averaged)  # not what is given, which is on the device
             kept = min(decay, (1 + steps) / (10 + steps))
             torch._foreach_lerp_(averages, weights, 1 - kept)
