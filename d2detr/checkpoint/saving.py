@@ -41,6 +41,8 @@ class RunCheckpointer(DetectionCheckpointer):
         saved_iteration: of the checkpoint that was written last by this process.
     """
 
+    model: nn.Module
+
     def __init__(
         self,
         model: nn.Module,
@@ -55,7 +57,7 @@ class RunCheckpointer(DetectionCheckpointer):
         self.saved_iteration: int | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        loaded: nn.Module = self.model
+        loaded = self.model
         self.model = self.averaged or loaded
         try:
             super().save(name, **kwargs)
