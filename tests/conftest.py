@@ -10,7 +10,7 @@ import d2detr.modeling  # noqa: F401 before anything imports Detectron2, which i
 from d2detr.config import load_config
 from d2detr.model_zoo import get_config_file
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # two tests run at a time, see tools/run_tests.sh
 
 
 @pytest.fixture

@@ -6,4 +6,4 @@ source tools/show_help.sh
 source tools/setup_env.sh test
 # Two processes with a thread each: most tests are too small to keep two threads busy, or wait.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python -m pytest --numprocesses 2 --dist loadfile "$@"
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

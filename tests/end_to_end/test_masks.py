@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.end_to_end.test_train_net import ROOT, SMALL, last_iteration, run_tool
 
-SMALL = [*SMALL, "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TRAIN", "(48,)", "INPUT.MIN_SIZE_TEST", "48"]
+SMALL = [*SMALL, "MODEL.WEIGHTS", "", "INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64"]
 
 
 @pytest.fixture(scope="module")

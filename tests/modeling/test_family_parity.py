@@ -28,7 +28,18 @@ def load_reference(name):
     return torch.load(DIRECTORY / f"{name}.pt", weights_only=True)
 
 
-def build(name):
+@pytest.fixture(scope="module", params=CONFIGS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def weights(name):
+    return family_state_dict(name)
+
+
+@pytest.fixture(scope="module")
+def model(name, weights):
     cfg = load_config(get_config_file(CONFIGS[name]))
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.DETR.NUM_CLASSES = 91
@@ -36,8 +47,8 @@ def build(name):
     cfg.MODEL.DETR.DROPOUT = 0.0
     cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 100
     model = build_model(cfg)
-    weights, report = adapt_weights(family_state_dict(name), model)
-    model.load_state_dict(weights, strict=False)
+    adapted, report = adapt_weights(dict(weights), model)
+    model.load_state_dict(adapted, strict=False)
     assert not report.random
     # The reference has the noise of float32 already: 1e-3 of the logits.
     return model.double()
@@ -61,11 +72,11 @@ def assert_close(actual, expected, atol):
     torch.testing.assert_close(actual.float(), expected, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
-def test_predictions_matching_and_detections(name):
-    reference, model = load_reference(name), build(name).eval()
-    assert checksum(family_state_dict(name)) == reference["state_dict_sha256"]
+def test_predictions_matching_and_detections(name, weights, model):
+    reference = load_reference(name)
+    model.eval()
+    assert checksum(weights) == reference["state_dict_sha256"]
     encoded = model.encode(model.preprocess_image(batch()))
     outputs = model.heads(*encoded.decoded)
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
@@ -111,9 +122,9 @@ def give_stored_noise(model, stored, targets):
 
 
 @pytest.mark.parametrize("case", ["full", "one_empty", "all_empty"])
-@pytest.mark.parametrize("name", CONFIGS)
-def test_losses_and_gradients(name, case):
-    reference, model = load_reference(name), build(name).train()
+def test_losses_and_gradients(name, model, case):
+    reference = load_reference(name)
+    model.train().zero_grad()
     if case not in reference["train"]:
         pytest.skip("not in the reference")
     expected, inputs = reference["train"][case], batch(case)

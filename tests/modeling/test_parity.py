@@ -1,6 +1,5 @@
 """The network against the original implementation's outputs (see tests/reference)."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,7 @@ from d2detr.modeling import Targets
 from tests.reference.weights import reference_state_dict
 
 CASES = ["full", "one_empty", "all_empty"]
-NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-COMPILED = pytest.param(["MODEL.COMPILE", True], marks=NO_COMPILER, id="compiled")
-RECOMPUTED = pytest.param(
-    ["MODEL.DETR.ACTIVATION_CHECKPOINTING", ("backbone", "encoder", "decoder")], id="recomputed"
-)
+RECOMPUTED = ["MODEL.DETR.ACTIVATION_CHECKPOINTING", ("backbone", "encoder", "decoder")]
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +78,8 @@ def assert_close(actual, expected, atol):
     torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
-@pytest.mark.parametrize("options", [pytest.param([], id="plain"), COMPILED])
-def test_outputs_of_every_decoder_layer(cfg, reference, options):
-    outputs = predict_all_layers(build(cfg, options).eval(), batch(reference))
+def test_outputs_of_every_decoder_layer(model, reference):
+    outputs = predict_all_layers(model.eval(), batch(reference))
     assert_close(outputs["pred_logits"][-1], reference["pred_logits"], 2e-3)
     assert_close(outputs["pred_boxes"][-1], reference["pred_boxes"], 1e-4)
     assert_close(outputs["pred_logits"][:-1, :, ::20], reference["aux_logits"], 2e-3)
@@ -148,9 +142,8 @@ def test_losses_gradients_and_step(cfg, reference, case):
     check_training(cfg, build(cfg), reference, case)
 
 
-@pytest.mark.parametrize("options", [RECOMPUTED, COMPILED])
-def test_losses_gradients_and_step_with(cfg, reference, options):
-    check_training(cfg, build(cfg, options), reference, "full")
+def test_losses_gradients_and_step_when_activations_are_recomputed(cfg, reference):
+    check_training(cfg, build(cfg, RECOMPUTED), reference, "full")
 
 
 def check_training(cfg, model, reference, case):
