@@ -18,6 +18,7 @@ REQUIRED_KEYS = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
 }
 SECTIONS = tuple(REQUIRED_KEYS)
+_LISTED = 10  # faults in one message
 # Their values find entries of other lists, or are joined to paths.
 _PLAIN_KEYS = ("id", "name", "image_id", "category_id")
 
@@ -30,7 +31,7 @@ def find_coco_fault(json_file: str, origin: str | None = None) -> str | None:
         origin: the file or folder from which it was converted, if it was.
 
     Returns:
-        A sentence that names the file or its origin, and the first fault; None if there is none.
+        A sentence that names the file or its origin, and its faults; None if there is none.
     """
     try:
         content = read_json(json_file)
@@ -42,8 +43,8 @@ def find_coco_fault(json_file: str, origin: str | None = None) -> str | None:
             )
     except UserError as error:
         return str(error)
-    fault = next(iter(_coco_faults(content)), None)
-    return None if fault is None else f"{origin or json_file}: {fault}."
+    faults = _list(_coco_faults(content))
+    return None if faults is None else f"{origin or json_file}: {faults}."
 
 
 def find_section_fault(content: Any) -> str | None:
@@ -65,14 +66,23 @@ def find_structure_fault(content: Any) -> str | None:
     """Find what keeps the content of a COCO file from being used at all: lists and keys it lacks.
 
     Returns:
-        The first fault, in words that follow the name of the file, or None.
+        The faults, in words that follow the name of the file, or None.
     """
-    return next(iter(_structure_faults(content)), None)
+    return _list(_structure_faults(content))
+
+
+def _list(faults: Iterable[str]) -> str | None:
+    listed = list(faults)
+    more = [f"and {len(listed) - _LISTED} more faults"] if len(listed) > _LISTED else []
+    return "; ".join(listed[:_LISTED] + more) or None
 
 
 def _coco_faults(content: Any) -> Iterable[str]:
-    """Yield faults; each one assumes that those before it are not there."""
-    yield from _structure_faults(content)
+    """Yield faults, up to those that keep the rest from being looked at."""
+    faults = list(_structure_faults(content))
+    yield from faults
+    if faults:
+        return
     fault = _mixed_ids(content["images"])
     if fault:
         yield f"ids of its images {fault}"
@@ -80,19 +90,12 @@ def _coco_faults(content: Any) -> Iterable[str]:
 
 
 def _structure_faults(content: Any) -> Iterable[str]:
+    """Yield faults, up to those that keep the rest from being looked at."""
     fault = find_section_fault(content)
-    if fault:
-        yield fault
-    for section, keys in REQUIRED_KEYS.items():
-        for number, entry in enumerate(content[section], start=1):
-            where = f"entry {number} of {section!r}"
-            if not isinstance(entry, dict):
-                yield f"{where} is {_short(entry)}, where an object with its keys should be"
-            for key in keys:
-                if key not in entry:
-                    yield f"{where} has no {key!r}: {_short(entry)}"
-                if key in _PLAIN_KEYS and isinstance(entry[key], (list, dict)):
-                    yield f"{where} has {_short(entry[key])} as its {key!r}"
+    faults = [fault] if fault else list(_entry_faults(content))
+    yield from faults
+    if faults:
+        return
     for image in content["images"]:
         if not isinstance(image["file_name"], str) or not image["file_name"]:
             yield f"image {image['id']} has {_short(image['file_name'])} as its 'file_name'"
@@ -101,6 +104,20 @@ def _structure_faults(content: Any) -> Iterable[str]:
     fault = _mixed_ids(content["categories"])
     if fault:
         yield f"ids of its categories {fault}"
+
+
+def _entry_faults(content: dict[str, list]) -> Iterable[str]:
+    for section, keys in REQUIRED_KEYS.items():
+        for number, entry in enumerate(content[section], start=1):
+            where = f"entry {number} of {section!r}"
+            if not isinstance(entry, dict):
+                yield f"{where} is {_short(entry)}, where an object with its keys should be"
+                continue
+            for key in keys:
+                if key not in entry:
+                    yield f"{where} has no {key!r}: {_short(entry)}"
+                elif key in _PLAIN_KEYS and isinstance(entry[key], (list, dict)):
+                    yield f"{where} has {_short(entry[key])} as its {key!r}"
 
 
 def _mixed_ids(entries: list[dict[str, Any]]) -> str | None:

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import pytest
 from detectron2.data import MetadataCatalog
@@ -52,6 +53,22 @@ def test_any_value_is_passed_on_or_refused_in_a_sentence(
                 load()
             except UserError as error:
                 assert "instances.json: " in str(error) or "class" in str(error)
+
+
+def test_all_entries_that_cannot_be_read_are_listed(tiny_coco, own_cache, forget_datasets):
+    def edit(content):
+        content["annotations"][0] = None
+        del content["annotations"][1]["bbox"]
+        content["annotations"] += 12 * [None]
+
+    folder = tiny_coco(edit)
+    load_auto = partial(register_auto_dataset, folder)
+    for load in (load_auto, partial(load_dataset, "tiny")):
+        with pytest.raises(UserError) as refused:
+            load()
+        for text in ("entry 1 of 'annotations' is null", "entry 2 of 'annotations' has no 'bbox'"):
+            assert text in str(refused.value)
+        assert "and 4 more faults" in str(refused.value)
 
 
 def test_readers_repair_nothing(tiny_coco, own_cache, forget_datasets):
