@@ -16,7 +16,7 @@ from d2detr.measure.waiting import compare_waiting, format_comparison
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", default="configs/quickstart.yaml")
+    parser.add_argument("--config-file", default="configs/learning/detr.yaml")
     parser.add_argument("--task", choices=TASKS, default="train")
     parser.add_argument("--batch", type=positive_number, default=16, help="images per step")
     parser.add_argument("--size", default="96x96", help="HEIGHTxWIDTH (default: %(default)s)")
