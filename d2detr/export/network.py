@@ -110,7 +110,11 @@ class ExportedDETR(nn.Module):
             is_needed = is_needed.maximum(is_segment.float())
             nothing = torch.full_like(segment_classes, model.num_classes)
             segment_classes = segment_classes.where(is_segment, nothing)
-        is_needed, order = is_needed.sort(dim=1, descending=True, stable=True)
+        # Each group in its own order, by keys that differ: ONNX has no stable sort.
+        number = is_needed.shape[1]
+        keys = is_needed * number - torch.arange(number, device=is_needed.device)
+        order = keys.argsort(dim=1, descending=True)
+        is_needed = is_needed.gather(1, order)
         inputs = model.mask_head.prepare(
             encoded.decoded.hs[-1], encoded.memory, encoded.src, encoded.features
         )

@@ -35,6 +35,10 @@ def build(tmp_path):
         model = build_model(cfg)
         torch.nn.init.normal_(model.heads.class_embed.weight, std=0.5)
         torch.nn.init.normal_(model.heads.bbox_embed.layers[-1].weight, std=0.5)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("q_linear.weight", "k_linear.weight")):
+                # So that masks are unlike: a pixel's segment is no tie that rounding decides.
+                torch.nn.init.normal_(parameter)
         DetectionCheckpointer(model, str(tmp_path)).save("model_final")
         categories = [{"id": 5 * i + 5, "name": f"class {i}"} for i in range(num_classes)]
         for category, value in zip(categories, isthing or (), strict=False):
