@@ -1,3 +1,4 @@
+from d2detr.visualization.attention_weights import Attention, attention
 from d2detr.visualization.curves import plot_runs
 from d2detr.visualization.dataset_grid import draw_data
 from d2detr.visualization.drawing import (
@@ -9,6 +10,8 @@ from d2detr.visualization.drawing import (
 from d2detr.visualization.results import draw_results
 
 __all__ = [
+    "Attention",
+    "attention",
     "draw_data",
     "draw_instances",
     "draw_panoptic",

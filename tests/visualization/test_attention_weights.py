@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from d2detr.errors import UserError
+from d2detr.visualization import attention
+from tests.modeling.inputs import make_input
+
+
+@pytest.fixture
+def image():
+    return make_input(60, 90, 1)["image"]  # not divisible: some cells are padding
+
+
+def build(cfg, decoder="detr"):
+    torch.manual_seed(0)
+    cfg.MODEL.DETR.DECODER = decoder
+    return build_model(cfg).eval()
+
+
+def inputs_of(module, model, image):
+    """The arguments of a module in inference."""
+    calls = []
+    handle = module.register_forward_pre_hook(lambda _, args: calls.append(args))
+    model([{"image": image}])
+    handle.remove()
+    return calls[0]
+
+
+@pytest.mark.parametrize("decoder", ["detr", "conditional", "dab"])
+def test_weights_and_predictions_of_every_decoder(tiny_cfg, image, decoder):
+    model = build(tiny_cfg, decoder)
+    found = attention(model, image)
+    with torch.no_grad():
+        detected = model([{"image": image}])[0]["instances"]
+
+    for weights in (found.encoder, found.decoder):
+        np.testing.assert_allclose(weights.sum((-2, -1)), 1, atol=1e-5)
+    layers, _, queries, *grid = found.decoder.shape
+    assert found.encoder.shape[2:] == (*grid, *grid)
+    assert found.boxes.shape == (layers, queries, 4)
+    assert found.scores.shape == found.classes.shape == (layers, queries)
+    best = detected.scores.argmax()
+    assert found.scores[-1].max() == pytest.approx(detected.scores[best].item(), abs=1e-5)
+    box = found.boxes[-1, found.scores[-1].argmax()]
+    np.testing.assert_allclose(box, detected.pred_boxes.tensor[best], atol=1e-3)
+    if decoder == "detr":
+        assert found.references is None
+    else:
+        assert found.references.shape == (layers, queries, 4 if decoder == "dab" else 2)
+
+
+def test_weights_are_those_of_torch(tiny_cfg, image):
+    model = build(tiny_cfg)
+    decoder, layer = model.transformer.decoder, model.transformer.decoder.layers[-1]
+    contents = []
+    layer.norm1.register_forward_hook(lambda _, args, content: contents.append(content))
+    queries, memory, _ = inputs_of(decoder, model, image)
+    decoder_inputs = contents[0] + queries.position, memory.tokens + memory.pos, memory.tokens
+    encoder_layer = model.transformer.encoder.layers[0]
+    encoder_inputs = inputs_of(encoder_layer.self_attn, model, image)[:3]
+
+    found = attention(model, image)
+    for weights, own, inputs in (
+        (found.encoder[0], encoder_layer.self_attn, encoder_inputs),
+        (found.decoder[-1], layer.multihead_attn, decoder_inputs),
+    ):
+        torchs = nn.MultiheadAttention(
+            own.out_proj.in_features, own.attend.num_heads, batch_first=True
+        ).eval()
+        torchs.load_state_dict(own.state_dict())
+        with torch.no_grad():
+            _, expected = torchs(*inputs, average_attn_weights=False)
+        np.testing.assert_allclose(weights.reshape(expected[0].shape), expected[0], atol=1e-6)
+
+
+def test_maps_of_the_mask_head_and_the_mode_of_a_model(tiny_mask_cfg, image):
+    model = build(tiny_mask_cfg).train()
+    found = attention(model, image)
+    np.testing.assert_allclose(found.masks.sum((1, 2, 3)), 1, atol=1e-5)
+    assert all(module.training for module in model.modules())
+
+
+def test_model_without_attention(image):
+    with pytest.raises(UserError, match="is a Linear, which does not attend"):
+        attention(nn.Linear(1, 1), image)
