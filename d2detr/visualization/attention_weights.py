@@ -1,5 +1,6 @@
 """Where a model looks in one image, computed once more from what its attention was given."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -11,36 +12,49 @@ from torch import Tensor, nn
 
 from d2detr.errors import UserError
 from d2detr.layers import ScaledDotProduct, box_cxcywh_to_xyxy
-from d2detr.modeling import DETR, Encoded
+from d2detr.modeling import DETR, Encoded, Memory
+
+_Inputs = Mapping[nn.Module, Mapping[str, Any]]
 
 
-@dataclass
-class Attention:
-    """Where a model of E encoder layers, L decoder layers and Q queries looks in an image.
-
-    The image is h x w cells, of which the right and lower ones may be padding. All arrays are
-    float32 but ``classes``. Weights are those of every head, and 0 at padded cells.
+@dataclass(frozen=True)
+class Predictions:
+    """What L decoder layers predict of Q queries in an image.
 
     Attributes:
-        encoder: (E, heads, h, w, h, w) weights of the last two axes' cells for the cell before
-            them; they sum to 1.
-        decoder: (L, heads, Q, h, w) weights of the cells for each query; they sum to 1.
+        size: height and width of the image in pixels.
         boxes: (L, Q, 4) left, top, right and bottom that every layer predicts, in pixels of the
             image.
         scores: (L, Q) of what every layer predicts.
         classes: (L, Q) int64; the number of classes stands for no object.
         references: (L, Q, 2 or 4) points, or boxes as corners, that the layers' boxes start from,
             in pixels of the image; None for a decoder without.
+    """
+
+    size: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    references: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Attention(Predictions):
+    """Where a model of E encoder layers, L decoder layers and Q queries looks in an image.
+
+    The image is h x w cells; those of padding, which nothing attends to, are left out. All arrays
+    are float32, and weights are those of every head.
+
+    Attributes:
+        encoder: (E, heads, h, w, h, w) weights of the last two axes' cells for the cell before
+            them; they sum to 1.
+        decoder: (L, heads, Q, h, w) weights of the cells for each query; they sum to 1.
         masks: (Q, heads, h, w) the mask head's maps; they sum to 1 over heads and cells. None
             without a mask head.
     """
 
     encoder: np.ndarray
     decoder: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    classes: np.ndarray
-    references: np.ndarray | None
     masks: np.ndarray | None
 
 
@@ -57,45 +71,71 @@ def attention(model: nn.Module, image: Tensor) -> Attention:
     Raises:
         UserError: the model is no DETR, or has no attention with a weight for every cell.
     """
+    model = _require_detr(model)
+    transformer = model.transformer
+    encoder = [_only_attention(layer) for layer in transformer.encoder.layers]
+    decoder = [_only_attention(layer, besides="self_attn.") for layer in transformer.decoder.layers]
+    with _inference(model), _inputs_of([*encoder, *decoder]) as inputs:
+        encoded = model.encode(model.preprocess_image([{"image": image}]))
+    (grid,), (h, w) = encoded.memory.shapes, _unpadded_grid(encoded.memory)
+    num_heads = transformer.decoder.num_heads
+    # Joined in place, since they are too large for a second copy.
+    encoder_weights = np.empty((len(encoder), num_heads, h, w, h, w), np.float32)
+    for layer_weights, module in zip(encoder_weights, encoder, strict=True):
+        weights = _weights(module, inputs, grid).unflatten(1, grid)
+        layer_weights[:] = weights[:, :h, :w, :h, :w].cpu()
+    decoder_weights = [_weights(module, inputs, grid)[..., :h, :w] for module in decoder]
+    masks = _mask_maps(model, encoded)
+    return Attention(
+        encoder=encoder_weights,
+        decoder=torch.stack(decoder_weights).cpu().numpy(),
+        masks=None if masks is None else masks[..., :h, :w].cpu().numpy(),
+        **_predictions(model, encoded, image),
+    )
+
+
+@torch.no_grad()
+def layer_predictions(model: nn.Module, image: Tensor) -> Predictions:
+    """Run a model on an image, and tell what its layers predict.
+
+    Takes and raises what :func:`attention` does, but for the latter's last reason.
+    """
+    model = _require_detr(model)
+    with _inference(model):
+        encoded = model.encode(model.preprocess_image([{"image": image}]))
+    return Predictions(**_predictions(model, encoded, image))
+
+
+def _require_detr(model: nn.Module) -> DETR:
     if not isinstance(model, DETR):
         raise UserError(
             f"The model is a {type(model).__name__}, which does not attend to the image: only "
             "models of MODEL.META_ARCHITECTURE 'DETR' can be explained."
         )
-    transformer = model.transformer
-    encoder = [layer.self_attn.attend for layer in transformer.encoder.layers]
-    decoder = [_attention_to_memory(layer) for layer in transformer.decoder.layers]
-    with _inference(model), _inputs_of([*encoder, *decoder]) as inputs:
-        encoded = model.encode(model.preprocess_image([{"image": image}]))
-    rows, columns = encoded.memory.shapes[0]
-    num_heads = transformer.decoder.num_heads
-    # Joined in place, since the encoder's are too large for a second copy.
-    cells = rows * columns
-    encoder_weights = np.empty((len(encoder), num_heads, cells, cells), np.float32)
-    for layer_weights, module in zip(encoder_weights, encoder, strict=True):
-        layer_weights[:] = _weights(module, inputs)
-    decoder_weights = np.stack([_weights(module, inputs) for module in decoder])
-    grid = (rows, columns)
-    return Attention(
-        encoder=encoder_weights.reshape(len(encoder), num_heads, *grid, *grid),
-        decoder=decoder_weights.reshape(*decoder_weights.shape[:-1], *grid),
-        masks=_mask_maps(model, encoded),
-        **_predictions(model, encoded, image),
-    )
+    return model
 
 
-def _attention_to_memory(layer: nn.Module) -> ScaledDotProduct:
+def _only_attention(layer: nn.Module, besides: str = "none") -> ScaledDotProduct:
+    """The attention of a layer to the image, with other names than those that begin so."""
     found = [
         module
         for name, module in layer.named_modules()
-        if isinstance(module, ScaledDotProduct) and not name.startswith("self_attn.")
+        if isinstance(module, ScaledDotProduct) and not name.startswith(besides)
     ]
     if len(found) != 1:
         raise UserError(
-            f"The decoder's {type(layer).__name__} has {len(found)} attentions to the image that "
-            "weigh every cell, but must have one to be explained."
+            f"A {type(layer).__name__} has {len(found)} attentions to the image that weigh every "
+            "cell, but must have one to be explained."
         )
     return found[0]
+
+
+def _unpadded_grid(memory: Memory) -> tuple[int, int]:
+    """Rows and columns of the only image that are not padding, which is on the right and below."""
+    if memory.mask is None:
+        return memory.shapes[0]
+    inside = memory.mask[0].unflatten(0, memory.shapes[0])
+    return int(inside.any(1).sum()), int(inside.any(0).sum())
 
 
 @contextmanager
@@ -115,15 +155,13 @@ def _inference(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _inputs_of(
-    modules: list[ScaledDotProduct],
-) -> Iterator[Mapping[nn.Module, tuple[Tensor | None, ...]]]:
-    """What each attention is given in the meantime: q, k, mask and query_mask."""
+def _inputs_of(modules: list[ScaledDotProduct]) -> Iterator[_Inputs]:
+    """What each attention is given in the meantime, but for values."""
     inputs = {}
 
     def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        q, k, _, mask, query_mask = (*args, *(None,) * (5 - len(args)))
-        inputs[module] = q, k, kwargs.get("mask", mask), kwargs.get("query_mask", query_mask)
+        arguments = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        inputs[module] = {name: value for name, value in arguments.items() if name != "v"}
 
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in modules]
     try:
@@ -133,9 +171,9 @@ def _inputs_of(
             handle.remove()
 
 
-def _weights(module: ScaledDotProduct, inputs: Mapping[nn.Module, Any]) -> np.ndarray:
-    """(heads, N, S) of the only image."""
-    return module.weights(*inputs[module])[0].cpu().numpy()
+def _weights(module: ScaledDotProduct, inputs: _Inputs, grid: tuple[int, int]) -> Tensor:
+    """(heads, N, *grid) of the only image."""
+    return module.weights(**inputs[module])[0].unflatten(-1, grid)
 
 
 def _predictions(model: DETR, encoded: Encoded, image: Tensor) -> dict[str, Any]:
@@ -143,15 +181,16 @@ def _predictions(model: DETR, encoded: Encoded, image: Tensor) -> dict[str, Any]
     outputs = model.heads(decoded.hs, decoded.reference)
     scores, classes = model.classification.score(outputs["pred_logits"][:, 0])
     height, width = image.shape[-2:]
-    size = outputs["pred_boxes"].new_tensor([width, height])
+    scale = outputs["pred_boxes"].new_tensor([width, height])
     references = decoded.reference
     if references is not None:
         references = references[:, 0].float()
         if references.shape[-1] == 4:
             references = box_cxcywh_to_xyxy(references)
-        references = references.unflatten(-1, (-1, 2)).mul(size).flatten(-2).cpu().numpy()
-    boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"][:, 0]) * size.repeat(2)
+        references = references.unflatten(-1, (-1, 2)).mul(scale).flatten(-2).cpu().numpy()
+    boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"][:, 0]) * scale.repeat(2)
     return {
+        "size": (height, width),
         "boxes": boxes.cpu().numpy(),
         "scores": scores.float().cpu().numpy(),
         "classes": classes.cpu().numpy(),
@@ -159,9 +198,9 @@ def _predictions(model: DETR, encoded: Encoded, image: Tensor) -> dict[str, Any]
     }
 
 
-def _mask_maps(model: DETR, encoded: Encoded) -> np.ndarray | None:
+def _mask_maps(model: DETR, encoded: Encoded) -> Tensor | None:
     if model.mask_head is None:
         return None
     memory = encoded.memory
     maps = model.mask_head.attention(encoded.decoded.hs[-1], memory.tokens, memory.mask)
-    return maps[0].float().unflatten(-1, memory.shapes[0]).cpu().numpy()
+    return maps[0].float().unflatten(-1, memory.shapes[0])
