@@ -23,6 +23,7 @@ class Predictions:
 
     Attributes:
         size: height and width of the image in pixels.
+        num_classes: that the model knows.
         boxes: (L, Q, 4) left, top, right and bottom that every layer predicts, in pixels of the
             image.
         scores: (L, Q) of what every layer predicts.
@@ -32,10 +33,17 @@ class Predictions:
     """
 
     size: tuple[int, int]
+    num_classes: int
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
     references: np.ndarray | None
+
+    def detections(self, score_threshold: float) -> list[int]:
+        """Queries whose last box holds an object with at least that score, the best first."""
+        scores, classes = self.scores[-1], self.classes[-1]
+        found = (scores >= score_threshold) & (classes < self.num_classes)
+        return [int(query) for query in np.argsort(-scores) if found[query]]
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,7 @@ def _predictions(model: DETR, encoded: Encoded, image: Tensor) -> dict[str, Any]
     boxes = box_cxcywh_to_xyxy(outputs["pred_boxes"][:, 0]) * scale.repeat(2)
     return {
         "size": (height, width),
+        "num_classes": model.num_classes,
         "boxes": boxes.cpu().numpy(),
         "scores": scores.float().cpu().numpy(),
         "classes": classes.cpu().numpy(),
