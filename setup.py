@@ -76,7 +76,11 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2detr", "d2detr.*"]), "d2detr.configs"],
     package_dir={"d2detr.configs": "configs"},
-    package_data={"d2detr.configs": ["**/*.yaml", "**/*.py"], "d2detr.report": ["page/*"]},
+    package_data={
+        "d2detr.configs": ["**/*.yaml", "**/*.py"],
+        "d2detr.report": ["page/*"],
+        "d2detr.visualization": ["page/*"],
+    },
     # In development mode, put the checkout on Python's path. Setuptools' own way is asked after the
     # current folder, in which a clone called d2detr would be taken for the package.
     options={"editable_wheel": {"mode": "compat"}},

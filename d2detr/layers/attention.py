@@ -38,12 +38,23 @@ class ScaledDotProduct(nn.Module):
         Returns:
             (B, N, E).
         """
-        if mask is not None:
-            mask = mask[:, None, None, :]
-        if query_mask is not None:
-            mask = query_mask if mask is None else mask & query_mask
-        attended = self.attend(*(self._split_heads(x) for x in (q, k, v)), mask)
+        heads = (self._split_heads(x) for x in (q, k, v))
+        attended = self.attend(*heads, _join_masks(mask, query_mask))
         return attended.transpose(1, 2).flatten(2)
+
+    def weights(
+        self, q: Tensor, k: Tensor, mask: Tensor | None = None, query_mask: Tensor | None = None
+    ) -> Tensor:
+        """Return how much every query attends to every key: (B, heads, N, S), float32.
+
+        Takes what :meth:`forward` takes. Each row sums to 1, and is 0 where a mask is False.
+        """
+        q, k = (self._split_heads(x.float()) for x in (q, k))
+        products = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        mask = _join_masks(mask, query_mask)
+        if mask is not None:
+            products = products.masked_fill(~mask, -torch.inf)
+        return products.softmax(-1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attend in every head: (B, heads, N, D / heads) and so on."""
@@ -53,6 +64,15 @@ class ScaledDotProduct(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """(B, N, D) to (B, heads, N, D / heads)."""
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _join_masks(mask: Tensor | None, query_mask: Tensor | None) -> Tensor | None:
+    """One mask, as broadcast over (B, heads, N, S), of the two of :class:`ScaledDotProduct`."""
+    if mask is not None:
+        mask = mask[:, None, None, :]
+    if query_mask is not None:
+        mask = query_mask if mask is None else mask & query_mask
+    return mask
 
 
 class MultiheadAttention(nn.Module):

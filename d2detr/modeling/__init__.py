@@ -2,7 +2,7 @@ from d2detr.modeling.classification import Classification, SigmoidFocal, Softmax
 from d2detr.modeling.criterion import Group, SetCriterion
 from d2detr.modeling.decoders import DECODER_REGISTRY, Decoder, DETRDecoder
 from d2detr.modeling.matcher import HungarianMatcher, Matching
-from d2detr.modeling.meta_arch import DETR
+from d2detr.modeling.meta_arch import DETR, Encoded
 from d2detr.modeling.queries import Decoded, Memory, Queries
 from d2detr.modeling.targets import Targets
 from d2detr.modeling.transformer import Encoder, Transformer
@@ -12,6 +12,7 @@ __all__ = [
     "DETR",
     "Classification",
     "DETRDecoder",
+    "Encoded",
     "Decoded",
     "Decoder",
     "Encoder",

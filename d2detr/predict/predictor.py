@@ -123,7 +123,7 @@ class Predictor:
         return [output for batch in batches for output in self._detect(batch)]
 
     def _detect(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]:
-        inputs = [self._prepare(read_rgb(image)) for image in images]
+        inputs = [self.prepare(read_rgb(image)) for image in images]
         outputs: list[dict[str, Any]] = [{} for _ in inputs]
         # Padding reaches the features near it: only images of one shape are passed together, so
         # that no detection depends on the rest of the batch.
@@ -140,7 +140,8 @@ class Predictor:
                     outputs[index]["panoptic_seg"] = ids.cpu(), segments
         return outputs
 
-    def _prepare(self, rgb: np.ndarray) -> dict[str, Any]:
+    def prepare(self, rgb: np.ndarray) -> dict[str, Any]:
+        """Return the model's input for an image (H, W, 3) of uint8 in RGB."""
         height, width = rgb.shape[:2]
         aug_input = T.AugInput(rgb if self.cfg.INPUT.FORMAT == "RGB" else rgb[:, :, ::-1])
         self._augmentations(aug_input)

@@ -38,7 +38,17 @@ def test_check_finetune_and_predict(directory, monkeypatch):
     assert "error: run holds another run" in again.stderr
     assert "Traceback" not in again.stderr
 
-    (directory / "data" / "valid" / "images" / "broken.jpg").write_text("no image")
+    image = next((directory / "data" / "valid" / "images").iterdir())
+    arguments = ("--config-file", "run", "--output", "explained", "--png", "--input")
+    dataset = ("--dataset", "auto:data:val", "--num-images", "1")
+    explained = run_tool("explain.py", directory, *arguments, image, *dataset)
+    assert explained.returncode == 0, explained.stderr
+    assert "Images of auto:data:val: 1. Queries that detect nothing:" in explained.stdout
+    written = {path.name for path in (directory / "explained").iterdir()}
+    assert written == {"explain.html", "encoder.png", "decoder.png", "queries.png"}
+
+    broken = directory / "data" / "valid" / "images" / "broken.jpg"
+    broken.write_text("no image")
     predicted = run_tool(
         "predict.py",
         directory,
@@ -49,3 +59,7 @@ def test_check_finetune_and_predict(directory, monkeypatch):
     assert "1 of 4 files were left out" in predicted.stderr
     assert "broken.jpg cannot be read" in predicted.stderr
     assert len(json.loads((directory / "seen" / "coco_instances_results.json").read_text())) == 30
+
+    refused = run_tool("explain.py", directory, *arguments, broken)
+    assert refused.returncode == 1
+    assert "broken.jpg cannot be read" in refused.stderr and "Traceback" not in refused.stderr
