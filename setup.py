@@ -44,11 +44,14 @@ EXTRAS = {
         "onnxscript>=0.5.3",
         "openvino>=2025.2",
     ],
+    # `d2detr completion`.
+    "completion": ["shtab>=1.7"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
     # playwright drives a Chromium, where there is one, through report.html; shapely crops polygons;
-    # transformers and timm prove the weights; supervision takes the predictor's output, and its
-    # readers of VOC and YOLO check ours; pytest-xdist halves the time of the tests.
+    # shtab completes the command; transformers and timm prove the weights; supervision takes the
+    # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
+    # of the tests.
     "test": [
         "onnx>=1.18",
         "onnxruntime>=1.22",
@@ -62,6 +65,7 @@ EXTRAS = {
         "pytest-xdist>=3.5",
         "ruff>=0.6",
         "shapely>=2.0.2",
+        "shtab>=1.7",
         "transformers>=4.57.6",
         "timm>=1.0.19",
         "supervision>=0.31.2",
@@ -84,6 +88,7 @@ setup(
     # In development mode, put the checkout on Python's path. Setuptools' own way is asked after the
     # current folder, in which a clone called d2detr would be taken for the package.
     options={"editable_wheel": {"mode": "compat"}},
+    entry_points={"console_scripts": ["d2detr = d2detr.cli.command:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

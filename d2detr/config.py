@@ -195,7 +195,7 @@ def load_config(
     Without a GPU ``MODEL.DEVICE`` becomes "cpu".
 
     Args:
-        config_file: a path or URL, or "" for the defaults.
+        config_file: a path, a URL, the name of one of d2detr's own, or "" for the defaults.
         opts: keys and values in turn.
         allow_unsafe: run what YAML tags such as ``!!python/object/apply`` name. The file can then
             run any code.
@@ -207,7 +207,10 @@ def load_config(
     cfg = get_cfg()
     add_detr_config(cfg)
     if config_file and "://" not in config_file and not Path(config_file).is_file():
-        raise UserError(f"--config-file {config_file} does not exist.")
+        own = own_config_dir() / config_file.removeprefix("configs/")
+        if not own.is_file():
+            raise UserError(f"--config-file {config_file} does not exist.")
+        config_file = str(own)
     try:
         if config_file:
             cfg = _merge_file(cfg, config_file, allow_unsafe)
@@ -221,6 +224,13 @@ def load_config(
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return cfg
+
+
+def own_config_dir() -> Path:
+    """Return the folder of d2detr's own configs, of an installed package or of a checkout."""
+    package = Path(__file__).parent
+    folders = (package / "configs", package.parent / "configs")
+    return next(folder for folder in folders if (folder / "Base-DETR.yaml").is_file())
 
 
 class _ConfigFile(CfgNode):

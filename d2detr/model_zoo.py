@@ -1,18 +1,12 @@
 """The configs of this project, wherever it is installed."""
 
-from pathlib import Path
-
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
 from d2detr.checkpoint import RELEASES, load_weights
-from d2detr.config import load_config
+from d2detr.config import load_config, own_config_dir
 from d2detr.errors import UserError
-
-_PACKAGE = Path(__file__).parent
-# Installed packages hold the configs; in a checkout they are beside the package.
-_CONFIG_DIRS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
 
 _RELEASED_WEIGHTS = {f"{name}.yaml": f"detr://{name}" for name in RELEASES}
 
@@ -23,7 +17,7 @@ def get_config_file(name: str) -> str:
     Raises:
         UserError: there is no such config; names those there are.
     """
-    directory = next(x for x in _CONFIG_DIRS if (x / "Base-DETR.yaml").is_file())
+    directory = own_config_dir()
     if not (directory / name).is_file():
         known = ", ".join(sorted(x.name for x in directory.glob("[!B]*.yaml")))
         raise UserError(f"There is no config {name!r}; choose from {known}.")

@@ -67,3 +67,9 @@ def test_counts_of_a_training_are_positive(tiny_cfg, key):
 def test_a_device_exists_by_its_name():
     with pytest.raises(UserError, match="MODEL.DEVICE is 'foo', which is no device"):
         load_config("", ["MODEL.DEVICE", "foo"])
+
+
+def test_own_configs_are_found_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart.yaml").MODEL.DETR.HIDDEN_DIM == 128
+    assert load_config("configs/quickstart.yaml") == load_config("quickstart.yaml")

@@ -3,6 +3,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -54,23 +57,36 @@ def source(tmp_path_factory):
     """A clone called d2detr."""
     source = tmp_path_factory.mktemp("clones") / "d2detr"
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("d2detr", "configs"):
         shutil.copytree(ROOT / name, source / name)
+    (source / "tests").mkdir()
+    shutil.copy(__file__, source / "tests")
     return source
 
 
 @pytest.fixture(scope="module")
-def installed(source, tmp_path_factory):
-    """A folder with the package as `pip install .` installs it, away from the checkout."""
-    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
-    built = run([*pip, "--wheel-dir", source, source])
+def environment(source, tmp_path_factory):
+    """A virtual environment with the wheel; what that requires is found in the tests' own."""
+    pip = [sys.executable, "-m", "pip"]
+    options = ["--no-deps", "--no-build-isolation"]
+    built = run([*pip, "wheel", *options, "--wheel-dir", source, source])
     assert built.returncode == 0, built.stderr
-    folder = tmp_path_factory.mktemp("site-packages")
-    with zipfile.ZipFile(next(source.glob("*.whl"))) as wheel:
-        wheel.extractall(folder)
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    wheel = next(source.glob("*.whl"))
+    done = run([*pip, "--python", folder / "bin" / "python", "install", "--no-deps", wheel])
+    assert done.returncode == 0, done.stderr
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    (site_packages / "requirements.pth").write_text(sysconfig.get_path("purelib"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def installed(environment):
+    """The folder that `pip install` put the package into."""
+    return next(environment.glob("lib/python*/site-packages"))
 
 
 def test_installed_package_holds_every_config(installed):
@@ -103,6 +119,33 @@ def test_development_mode_works_beside_a_folder_that_is_called_like_the_package(
     # Without this environment's own site-packages, which may hold another d2detr.
     found = run([sys.executable, "-S", "-c", code, tmp_path], cwd=source.parent)
     assert found.stdout.strip() == str(source / "d2detr" / "__init__.py")
+
+
+def test_sources_hold_the_configs_and_no_tests(source, tmp_path):
+    code = "import sys, setuptools.build_meta as b; b.build_sdist(sys.argv[1])"
+    built = run([sys.executable, "-c", code, tmp_path], cwd=source)
+    assert built.returncode == 0, built.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+    assert {"configs/detr_r50.yaml", "d2detr/cli/command.py", "LICENSE"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+
+
+def test_installed_command_works(environment, tmp_path):
+    command = environment / "bin" / "d2detr"
+    assert run([command, "--version"]).stdout.startswith("d2detr 0.")
+    line = "analyze --tasks parameter --config-file quickstart.yaml MODEL.DETR.NUM_CLASSES 3"
+    done = run([command, *line.split()], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "transformer" in done.stdout
+
+
+def test_installed_command_without_detectron2_says_how_to_get_it(environment, tmp_path):
+    (tmp_path / "detectron2.py").write_text("raise ModuleNotFoundError(name='detectron2')")
+    command = environment / "bin" / "d2detr"
+    done = run([command, "plot", "a"], tmp_path)
+    assert done.returncode == 1
+    assert "ImportError: d2detr needs Detectron2, which is not installed" in done.stderr
 
 
 def test_import_without_detectron2_says_how_to_get_it(installed):

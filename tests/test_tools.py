@@ -3,7 +3,6 @@
 import importlib.util
 import inspect
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,14 @@ def load(name):
     return module
 
 
-def parse(monkeypatch, name, *arguments):
-    monkeypatch.setattr(sys, "argv", [name, *arguments])
-    return load(name).parse_args()
+def parse(name, *arguments):
+    return load(name).parse_args(arguments)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in TOOLS.glob("*.py")))
-def test_python_tools_answer_help(monkeypatch, capsys, name):
+def test_python_tools_answer_help(capsys, name):
     with pytest.raises(SystemExit) as stop:
-        parse(monkeypatch, name, "--help")
+        parse(name, "--help")
     assert stop.value.code == 0
     assert "usage" in capsys.readouterr().out
     assert list(inspect.signature(load(name).main).parameters) == ["args"]
@@ -44,10 +42,10 @@ def test_scripts_answer_help(path):
     assert path.read_text().splitlines()[1] == f"# {result.stdout.splitlines()[0]}"
 
 
-def test_predict_takes_overrides_with_and_without_the_word(monkeypatch):
+def test_predict_takes_overrides_with_and_without_the_word():
     usual = ("--config-file", "run", "--input", "a.jpg", "--output", "out")
     for extra in (("--opts", "MODEL.DEVICE", "cpu"), ("MODEL.DEVICE", "cpu")):
-        args = parse(monkeypatch, "predict", *usual, *extra)
+        args = parse("predict", *usual, *extra)
         assert args.opts == ["MODEL.DEVICE", "cpu"]
 
 
@@ -68,9 +66,9 @@ def test_predict_takes_overrides_with_and_without_the_word(monkeypatch):
         ("check_dataset", ("a", "--queries", "many"), "'many' is not a positive number"),
     ],
 )
-def test_impossible_numbers_are_refused(monkeypatch, capsys, name, arguments, message):
+def test_impossible_numbers_are_refused(capsys, name, arguments, message):
     with pytest.raises(SystemExit):
-        parse(monkeypatch, name, *arguments)
+        parse(name, *arguments)
     assert message in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.arguments import positive_number
+from d2detr.cli.arguments import positive_number
 from d2detr.datasets.shapes import draw_shapes_image
 from d2detr.engine import exit_on_user_error
 from d2detr.finetune.finetuning import plan_finetuning, run_finetuning
@@ -61,7 +61,7 @@ def color_of(pixels: np.ndarray) -> int:
     return next((i for i, bound in enumerate(HUES.values()) if hue < bound), 0)
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="output/quickstart", help="folder of a run")
     parser.add_argument("--output", default="output/benchmark_finetuning")
@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--val-images", type=positive_number, default=100)
     parser.add_argument("--iterations", type=positive_number, default=300)
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:

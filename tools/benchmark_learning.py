@@ -6,7 +6,7 @@ import logging
 import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.arguments import positive_number
+from d2detr.cli.arguments import positive_number
 from d2detr.engine import exit_on_user_error
 from d2detr.errors import UserError
 from d2detr.files import make_folder, replacing, write_json, write_text
@@ -14,7 +14,7 @@ from d2detr.measure.learning import Contender, plan_trainings, take_turns
 from d2detr.measure.learning_report import build_report, draw_learning, format_learning
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--contender",
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on with what --output holds")
     parser.add_argument("--overwrite", action="store_true", help="replace what --output holds")
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE pairs for all contenders")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:

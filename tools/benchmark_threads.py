@@ -8,13 +8,13 @@ import argparse
 import sys
 
 import d2detr  # noqa: F401 before anything of Detectron2
-from d2detr.arguments import positive_number
+from d2detr.cli.arguments import positive_number
 from d2detr.engine import exit_on_user_error
 from d2detr.measure import TASKS, parse_size
 from d2detr.measure.waiting import compare_waiting, format_comparison
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config-file", default="configs/learning/detr.yaml")
     parser.add_argument("--task", choices=TASKS, default="train")
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--spin-counts", type=int, nargs="+", metavar="N", default=[])
     parser.add_argument("--rounds", type=positive_number, default=15, help="timed steps of each")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs of the config")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,46 +1,12 @@
 #!/usr/bin/env python
-"""Look for everything that can be wrong with a dataset; the status is 1 if training must not start.
+"""The command `d2detr check`, from a checkout."""
 
-Registered datasets are called by their name, folders by their path.
-"""
+from d2detr.cli.check import main
+from d2detr.cli.command import start, tool_parser
 
-import argparse
-import json
-import logging
-import sys
+__all__ = ["main", "parse_args"]
 
-import d2detr  # noqa: F401 registers the embedded datasets
-from d2detr.arguments import positive_number
-from d2detr.doctor import check_dataset, fix_dataset
-from d2detr.engine import exit_on_user_error
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("dataset", help="folder, COCO JSON file, data.yaml, or name of a dataset")
-    parser.add_argument("--decode", action="store_true", help="decode every image")
-    parser.add_argument("--val", help="the same of the dataset for validation, if it is another")
-    parser.add_argument("--masks", action="store_true", help="a mask model is to be trained")
-    parser.add_argument(
-        "--queries", type=positive_number, default=100, help="of the model to be trained"
-    )
-    parser.add_argument("--json", action="store_true", help="print the report for machines")
-    parser.add_argument("--fix", metavar="OUT", help="write corrected COCO JSON to this folder")
-    return parser.parse_args()
-
-
-def main(args: argparse.Namespace) -> bool:
-    """Report; returns whether training must not start."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report = check_dataset(
-        args.dataset, args.decode, args.queries, val=args.val, trains_masks=args.masks
-    )
-    print(json.dumps(report.as_dict(), indent=2) if args.json else report)
-    if args.fix:
-        print(*fix_dataset(report, args.fix), sep="\n", file=sys.stderr)
-    return bool(report.errors)
-
+parse_args = tool_parser("check").parse_args
 
 if __name__ == "__main__":
-    with exit_on_user_error():
-        sys.exit(main(parse_args()))
+    start(parse_args())

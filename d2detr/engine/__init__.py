@@ -1,6 +1,5 @@
 from d2detr.config import load_config
 from d2detr.engine.evaluating import evaluate
-from d2detr.engine.group import add_launch_arguments
 from d2detr.engine.launch import default_argument_parser, exit_on_user_error, run, setup
 from d2detr.engine.trainer import Trainer
 from d2detr.solver import (
@@ -11,7 +10,6 @@ from d2detr.solver import (
 
 __all__ = [
     "Trainer",
-    "add_launch_arguments",
     "build_optimizer",
     "clip_full_model_gradients",
     "default_argument_parser",

@@ -44,14 +44,6 @@ class Group:
         return self.machine_rank * self.num_processes + local_rank
 
 
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add Detectron2's arguments that say which processes are to be started."""
-    parser.add_argument("--num-gpus", type=int, help="processes on this machine; default: 1")
-    parser.add_argument("--num-machines", type=int, help="default: 1")
-    parser.add_argument("--machine-rank", type=int, help="of this machine, from 0; default: 0")
-    parser.add_argument("--dist-url", help="tcp://HOST:PORT of machine 0, with several machines")
-
-
 def find_group(args: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Group:
     """Find out which processes a run consists of.
 

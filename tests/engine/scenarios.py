@@ -15,7 +15,8 @@ import d2detr  # noqa: F401 before anything of Detectron2
 # isort: split
 from detectron2.utils import comm
 
-from d2detr.engine import add_launch_arguments, run
+from d2detr.cli.arguments import add_launch_arguments
+from d2detr.engine import run
 from d2detr.errors import UserError
 
 

@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from d2detr.engine import add_launch_arguments
+from d2detr.cli.arguments import add_launch_arguments
 from d2detr.engine.group import Group, expand_hosts, find_group
 from d2detr.errors import UserError
 

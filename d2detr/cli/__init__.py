@@ -1,0 +1,1 @@
+"""The command ``d2detr``: what it takes, and what it calls."""
