@@ -218,7 +218,7 @@ def load_config(
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        source = " ".join([config_file or "", *opts]).strip()
+        source = " ".join([config_file or "", *map(str, opts)]).strip()
         raise UserError(f"The config cannot be read: {error.args[0]} ({source})") from None
     check_device(cfg.MODEL.DEVICE)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():

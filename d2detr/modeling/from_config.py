@@ -68,8 +68,12 @@ def naming_keys(init: Callable[..., None]) -> Callable[..., None]:
     return named
 
 
-def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
+def detr_from_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, Any]:
     """Return the arguments of :class:`d2detr.modeling.DETR` for a config with DETR's keys.
+
+    Args:
+        cfg: the config.
+        backbone: to use instead of that of the config.
 
     Raises:
         UserError: settings do not fit together, or metadata is missing.
@@ -78,7 +82,7 @@ def detr_from_config(cfg: CfgNode) -> dict[str, Any]:
     check_score_threshold(detr.TEST.SCORE_THRESHOLD, "MODEL.DETR.TEST.SCORE_THRESHOLD")
     classes = resolve_classes(cfg)
     classification = build_classification(cfg, classes.count)
-    backbone = build_detr_backbone(cfg)
+    backbone = backbone or build_detr_backbone(cfg)
     transformer = build_transformer(cfg, classification)
     return {
         "backbone": backbone,

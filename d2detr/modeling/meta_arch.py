@@ -153,8 +153,8 @@ class DETR(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return detr_from_config(cfg)
+    def from_config(cls, cfg: CfgNode, backbone: Backbone | None = None) -> dict[str, Any]:
+        return detr_from_config(cfg, backbone)
 
     @property
     def num_classes(self) -> int:
