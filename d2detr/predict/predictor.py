@@ -19,6 +19,7 @@ from PIL import Image
 from torch import nn
 
 from d2detr.checkpoint import load_weights
+from d2detr.checkpoint.releases import PREFIX
 from d2detr.checkpoint.saving import BEST_MODEL, FINAL_MODEL, newest_checkpoint
 from d2detr.config import check_device, check_score_threshold, load_config
 from d2detr.data import build_augmentation
@@ -30,6 +31,7 @@ from d2detr.datasets.categories import (
 )
 from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
+from d2detr.model_zoo import get_config, get_config_file, names
 
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
@@ -38,7 +40,8 @@ class Predictor:
     """Runs a trained model on images.
 
     Args:
-        config: a config, a YAML file, or the folder of a run.
+        config: a config, a YAML file, the name of one of d2detr's own, the folder of a run, or
+            ``detr://detr_r50`` and the like for a model that is released.
         weights: default: the best checkpoint of the run, or ``MODEL.WEIGHTS`` of the config.
         score_threshold: detections below it are left out, in [0, 1].
         device: default: that of the config, or the CPU where there is no GPU.
@@ -220,6 +223,11 @@ def _load(config: CfgNode | str | os.PathLike, opts: list[str]) -> tuple[CfgNode
         cfg.defrost()
         cfg.merge_from_list(opts)
         return cfg, None
+    if str(config).startswith(PREFIX):
+        name = str(config).removeprefix(PREFIX)
+        return _load(get_config(name, trained=True), opts)
+    if str(config).removesuffix(".yaml") in names() and not Path(config).exists():
+        return load_config(get_config_file(str(config)), opts), None
     path = require_existing(config, "Config or run folder")
     if path.is_dir():
         if not (path / "config.yaml").is_file():
