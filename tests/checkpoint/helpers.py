@@ -85,7 +85,8 @@ def padded_batch(model):
 
 @torch.no_grad()
 def predict(model):
-    outputs = model.heads(*model.encode(padded_batch(model)).decoded)
+    decoded = model.encode(padded_batch(model)).decoded
+    outputs = model.heads(decoded.hs, decoded.reference)
     return outputs["pred_logits"][-1], outputs["pred_boxes"][-1]
 
 

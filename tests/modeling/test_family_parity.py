@@ -78,7 +78,7 @@ def test_predictions_matching_and_detections(name, weights, model):
     model.eval()
     assert checksum(weights) == reference["state_dict_sha256"]
     encoded = model.encode(model.preprocess_image(batch()))
-    outputs = model.heads(*encoded.decoded)
+    outputs = model.heads(encoded.decoded.hs, encoded.decoded.reference)
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
     assert_close(logits[-1], reference["pred_logits"], 1e-3)
     assert_close(logits[:-1, :, ::20], reference["aux_logits"], 1e-3)

@@ -71,7 +71,8 @@ def batch(reference, case=None):
 
 def predict_all_layers(model, inputs):
     with torch.no_grad():
-        return model.heads(*model.encode(model.preprocess_image(inputs)).decoded)
+        decoded = model.encode(model.preprocess_image(inputs)).decoded
+        return model.heads(decoded.hs, decoded.reference)
 
 
 def assert_close(actual, expected, atol):
