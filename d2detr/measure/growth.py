@@ -124,7 +124,7 @@ def draw_growth(grown: dict[str, list[Sample]], file: str | Path) -> None:
         ]
         axes.plot(places, [1000 * sample.seconds for sample in samples], "o-", label="measured")
         axes.plot(places, expected, "--", color="gray", label="expected of the first")
-        axes.set_xticks(places, [sample.label for sample in samples])
+        axes.set_xticks(places, [sample.label for sample in samples], rotation=20)
         axes.set(xlabel=name, ylabel="ms", ylim=(0, None))
         axes.grid(alpha=0.25)
     axes.legend()
