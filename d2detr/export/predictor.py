@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
-from PIL import Image
 
 from d2detr.errors import UserError
 from d2detr.export.runner import ExportedModel
-from d2detr.predict.predictor import ImageLike, metadata_of, read_rgb
+from d2detr.predict.detector import Detector, ImageLike
+from d2detr.predict.predictor import metadata_of, read_rgb
 
 
-class ExportedPredictor:
+class ExportedPredictor(Detector):
     """Runs an exported model on images, with the interface and the results of a Predictor.
 
     Args:
         path: of the model.
         score_threshold: detections below it are left out; default: that of the export.
-
-    Attributes:
-        categories: see :class:`d2detr.Predictor`.
-        metadata: see :class:`d2detr.Predictor`.
 
     Raises:
         UserError: the file is no exported model.
@@ -46,21 +42,10 @@ class ExportedPredictor:
         datasets = CfgNode.load_cfg(self.model.facts["config"]).DATASETS
         self.metadata = metadata_of(self.categories, (*datasets.TRAIN, *datasets.TEST))
 
-    @overload
-    def __call__(self, images: ImageLike) -> dict[str, Any]: ...
+    def _detect(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]:
+        return [self._run(read_rgb(image)) for image in images]
 
-    @overload
-    def __call__(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]: ...
-
-    def __call__(
-        self, images: ImageLike | Sequence[ImageLike]
-    ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detect objects; see :meth:`d2detr.Predictor.__call__`."""
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-            return self._detect(read_rgb(images))
-        return [self._detect(read_rgb(image)) for image in images]
-
-    def _detect(self, rgb: np.ndarray) -> dict[str, Any]:
+    def _run(self, rgb: np.ndarray) -> dict[str, Any]:
         try:
             (found,) = self.model([rgb], self.score_threshold)
         except ValueError as error:

@@ -1,26 +1,12 @@
 """Queries that start from what the encoder sees (two-stage Deformable DETR; DINO, section 3.4)."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from d2detr.errors import UserError
 from d2detr.modeling.classification import Classification
 from d2detr.modeling.heads import PredictionHeads
-from d2detr.modeling.queries import Memory, Queries
-
-
-class Proposed(NamedTuple):
-    """What every cell of the memory predicts.
-
-    Attributes:
-        logits: (B, S, C).
-        boxes: (B, S, 4) centre, width, height in [0, 1].
-    """
-
-    logits: Tensor
-    boxes: Tensor
+from d2detr.modeling.queries import Memory, Proposed, Queries
 
 
 class Proposals(nn.Module):

@@ -1,6 +1,6 @@
 """What goes into a decoder and what comes out of it."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -38,6 +38,18 @@ class Queries(NamedTuple):
     mask: Tensor | None = None
 
 
+class Proposed(NamedTuple):
+    """What every cell of the memory predicts.
+
+    Attributes:
+        logits: (B, S, C).
+        boxes: (B, S, 4) centre, width, height in [0, 1].
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+
 class Decoded(NamedTuple):
     """What a decoder gives.
 
@@ -51,7 +63,7 @@ class Decoded(NamedTuple):
 
     hs: Tensor
     reference: Tensor | None = None
-    proposed: Any = None
+    proposed: Proposed | None = None
 
     def last_layer(self) -> "Decoded":
         """The last layer alone, with L = 1."""

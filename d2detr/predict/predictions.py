@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
-from detectron2.data import Metadata
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from PIL import Image
 
 from d2detr.errors import UserError
 from d2detr.files import make_folder, replacing, write_json
+from d2detr.predict.detector import Detector
 from d2detr.predict.inputs import Video, VideoWriter
 from d2detr.predict.predictor import read_rgb
 from d2detr.progress import progress
@@ -30,15 +30,6 @@ UNFINISHED_RESULTS_FILE = "coco_instances_results.jsonl"
 VIDEO_FILE = "predictions.mp4"
 
 logger = logging.getLogger(__name__)
-
-
-class Detector(Protocol):
-    """What draws its results here: a :class:`d2detr.Predictor`, or an exported model as one."""
-
-    categories: list[dict[str, Any]] | None
-    metadata: Metadata
-
-    def __call__(self, images: list) -> list[dict[str, Any]]: ...
 
 
 def predict_images(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,11 +32,10 @@ from d2detr.datasets.categories import (
 from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 from d2detr.model_zoo import get_config, get_config_file, names
+from d2detr.predict.detector import Detector, ImageLike
 
-ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
-
-class Predictor:
+class Predictor(Detector):
     """Runs a trained model on images.
 
     Args:
@@ -47,12 +46,6 @@ class Predictor:
         device: default: that of the config, or the CPU where there is no GPU.
         opts: ``KEY VALUE`` overrides of the config.
         batch_size: the most images that are read and passed through the model together.
-
-    Attributes:
-        categories: dicts with "id" and "name" of the model's classes, and "isthing" of a panoptic
-            model's; None if they are not known.
-        metadata: ``thing_classes`` and ``stuff_classes``, both of them all classes, and their
-            colours if the dataset has them, for Detectron2's Visualizer.
 
     Raises:
         UserError: the config or the weights cannot be used.
@@ -93,37 +86,6 @@ class Predictor:
         self.batch_size = batch_size
         self.metadata = metadata_of(self.categories, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         self._augmentations = T.AugmentationList(build_augmentation(cfg, is_train=False))
-
-    @overload
-    def __call__(self, images: ImageLike) -> dict[str, Any]: ...
-
-    @overload
-    def __call__(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]: ...
-
-    def __call__(
-        self, images: ImageLike | Sequence[ImageLike]
-    ) -> dict[str, Any] | list[dict[str, Any]]:
-        """Detect objects.
-
-        Args:
-            images: a path, a PIL image or an array (H, W, 3) of uint8 in RGB; or a list of these,
-                of which ``batch_size`` at a time are read, and those of one size are passed through
-                the model together.
-
-        Returns:
-            For each image ``{"instances": Instances}`` on the CPU, with ``pred_boxes`` (XYXY, in
-            pixels of the image), ``scores``, ``pred_classes`` and, of a model with masks,
-            ``pred_masks``; the best first. ``supervision.Detections.from_detectron2`` takes it. A
-            panoptic model adds ``panoptic_seg`` in Detectron2's format. A list for a list.
-
-        Raises:
-            UserError: an image cannot be read.
-        """
-        if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray)):
-            return self._detect([images])[0]
-        starts = range(0, len(images), self.batch_size)
-        batches = (images[start : start + self.batch_size] for start in starts)
-        return [output for batch in batches for output in self._detect(batch)]
 
     def _detect(self, images: Sequence[ImageLike]) -> list[dict[str, Any]]:
         inputs = [self.prepare(read_rgb(image)) for image in images]
