@@ -66,8 +66,7 @@ class ExportedDETR(nn.Module):
         """
         model = self.model
         encoded = model.encode(self._normalise(images, sizes))
-        decoded = encoded.decoded.last_layer()
-        outputs = model.heads(decoded.hs, decoded.reference)
+        outputs = model.predict(encoded.decoded)
         logits, boxes = outputs["pred_logits"][0], outputs["pred_boxes"][0]
         best = model.classification.choose(logits, model.detections_per_image)
         query = torch.arange(boxes.shape[1], device=boxes.device).expand(boxes.shape[:2])
@@ -115,9 +114,7 @@ class ExportedDETR(nn.Module):
         keys = is_needed * number - torch.arange(number, device=is_needed.device)
         order = keys.argsort(dim=1, descending=True)
         is_needed = is_needed.gather(1, order)
-        inputs = model.mask_head.prepare(
-            encoded.decoded.hs[-1], encoded.memory, encoded.src, encoded.features
-        )
+        inputs = model.mask_inputs(encoded)
 
         def predict(queries: Tensor) -> Tensor:
             image = torch.arange(queries.shape[0])[:, None].expand_as(queries).flatten()

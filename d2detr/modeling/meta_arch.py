@@ -193,7 +193,7 @@ class DETR(nn.Module):
         images = self.preprocess_image(batched_inputs)
         targets = self._targets(batched_inputs, images)
         encoded = self.encode(images, targets)
-        mask_inputs = self._mask_inputs(encoded)
+        mask_inputs = self.mask_inputs(encoded)
         predict_masks = partial(self.mask_head, mask_inputs) if mask_inputs else None
         groups = self._group(encoded, targets, divisor or self.loss_divisor(batched_inputs))
         losses, metrics = self.criterion(groups, predict_masks)
@@ -213,7 +213,7 @@ class DETR(nn.Module):
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes, strict=True)
         ]
-        outputs, mask_inputs = self._predict(encoded.decoded), self._mask_inputs(encoded)
+        outputs, mask_inputs = self.predict(encoded.decoded), self.mask_inputs(encoded)
         del encoded  # the backbone's features would take memory that masks can use
         return self._postprocess(outputs, mask_inputs, images, sizes)
 
@@ -307,7 +307,7 @@ class DETR(nn.Module):
 
     def _group(self, encoded: Encoded, targets: Targets, divisor: Divisor) -> list[Group]:
         """Predictions of queries, noised objects and cells, and what they shall be."""
-        outputs = self._predict(encoded.decoded, all_layers=self.deep_supervision)
+        outputs = self.predict(encoded.decoded, all_layers=self.deep_supervision)
         logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
         own = slice(self.transformer.decoder.num_queries)
         groups = [Group(logits[:, :, own], boxes[:, :, own], targets, divisor=divisor)]
@@ -319,7 +319,7 @@ class DETR(nn.Module):
             groups.append(Group(*one_layer, targets, divisor=divisor, suffix="_enc"))
         return groups
 
-    def _predict(self, decoded: Decoded, all_layers: bool = False) -> dict[str, Tensor]:
+    def predict(self, decoded: Decoded, all_layers: bool = False) -> dict[str, Tensor]:
         """Predictions of the last decoder layer or of all, with L in front."""
         chosen = decoded if all_layers else decoded.last_layer()
         return self.heads(chosen.hs, chosen.reference)
@@ -339,7 +339,8 @@ class DETR(nn.Module):
             for layer in layers[part]:
                 recompute_activations(layer)
 
-    def _mask_inputs(self, encoded: Encoded) -> MaskInputs | None:
+    def mask_inputs(self, encoded: Encoded) -> MaskInputs | None:
+        """What the mask head reads of a batch; None without a mask head."""
         if self.mask_head is None:
             return None
         hs = encoded.decoded.hs[-1]

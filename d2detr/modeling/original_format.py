@@ -42,13 +42,10 @@ class OriginalFormat(nn.Module):
             ``pred_masks`` (B, Q, h, w) logits.
         """
         encoded = self.detr.encode(_as_image_list(samples).to(self.detr.device))
-        decoded = encoded.decoded.last_layer()
-        predicted = self.detr.heads(decoded.hs, decoded.reference)
+        predicted = self.detr.predict(encoded.decoded)
         outputs = {name: predicted[name][-1] for name in ("pred_logits", "pred_boxes")}
         if self.detr.mask_head is not None:
-            inputs = self.detr.mask_head.prepare(
-                encoded.decoded.hs[-1], encoded.memory, encoded.src, encoded.features
-            )
+            inputs = self.detr.mask_inputs(encoded)
             count, num_queries = outputs["pred_logits"].shape[:2]
             image = torch.arange(count, device=self.detr.device).repeat_interleave(num_queries)
             query = torch.arange(num_queries, device=self.detr.device).repeat(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 
 from d2detr.datasets.image_files import displayed_size
 from d2detr.errors import UserError
-from d2detr.visualization.mistakes import FOUND, KINDS, Judgement, judge
+from d2detr.visualization.mistakes import FOUND, Judgement, judge
 from d2detr.visualization.results import predicted_instances, true_instances
 
 SCORE_THRESHOLD = 0.5  # of the detections that count as mistakes, as in draw_results
@@ -44,13 +45,10 @@ class ImageResult:
         """Which detections (D,) count as mistakes if they are some."""
         return self.predictions.scores.numpy() >= SCORE_THRESHOLD
 
-    @property
+    @cached_property
     def mistakes(self) -> dict[str, int]:
         """The number of mistakes of each kind."""
-        kinds = self.judgement.kinds[self.counted]
-        counts = {kind: int((kinds == kind).sum()) for kind in KINDS}
-        counts["missed"] = len(self.judgement.missed(self.counted))
-        return counts
+        return self.judgement.mistakes(self.counted)
 
 
 def compare(

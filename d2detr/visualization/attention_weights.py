@@ -186,7 +186,7 @@ def _weights(module: ScaledDotProduct, inputs: _Inputs, grid: tuple[int, int]) -
 
 def _predictions(model: DETR, encoded: Encoded, image: Tensor) -> dict[str, Any]:
     decoded = encoded.decoded
-    outputs = model.heads(decoded.hs, decoded.reference)
+    outputs = model.predict(decoded, all_layers=True)
     scores, classes = model.classification.score(outputs["pred_logits"][:, 0])
     height, width = image.shape[-2:]
     scale = outputs["pred_boxes"].new_tensor([width, height])

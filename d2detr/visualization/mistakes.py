@@ -37,6 +37,17 @@ class Judgement:
         """
         return sorted(set(range(self.num_objects)) - set(self.objects[counts].tolist()))
 
+    def mistakes(self, counts: np.ndarray) -> dict[str, int]:
+        """Return the number of mistakes of each of KINDS.
+
+        Args:
+            counts: (D,) whether a detection counts.
+        """
+        kinds = self.kinds[counts]
+        numbers = {kind: int((kinds == kind).sum()) for kind in KINDS}
+        numbers["missed"] = len(self.missed(counts))
+        return numbers
+
 
 def judge(truth: Instances, predictions: Instances) -> Judgement:
     """Say of each detection of an image what is wrong with it.
@@ -74,10 +85,7 @@ def count_mistakes(truth: Instances, predictions: Instances) -> dict[str, int]:
     Returns:
         A number for each of KINDS; all zero if every object is found once and nothing else.
     """
-    judgement = judge(truth, predictions)
-    counts = {kind: int((judgement.kinds == kind).sum()) for kind in KINDS}
-    counts["missed"] = len(judgement.missed(np.ones(len(predictions), dtype=bool)))
-    return counts
+    return judge(truth, predictions).mistakes(np.ones(len(predictions), dtype=bool))
 
 
 def _kind(same_class: np.ndarray, any_class: np.ndarray) -> str:
