@@ -5,6 +5,7 @@ from d2detr.layers.conditional_attention import (
     ConditionalCrossAttention,
     ContentPositionSelfAttention,
 )
+from d2detr.layers.deformable_attention import DeformableAttention, sample_levels
 from d2detr.layers.focal import sum_of_focal
 from d2detr.layers.mlp import MLP
 from d2detr.layers.position_encoding import (
@@ -20,6 +21,7 @@ __all__ = [
     "MLP",
     "ConditionalCrossAttention",
     "ContentPositionSelfAttention",
+    "DeformableAttention",
     "LearnedPositionEncoding",
     "MultiheadAttention",
     "ScaledDotProduct",
@@ -33,6 +35,7 @@ __all__ = [
     "inverse_sigmoid",
     "move_reference",
     "recompute_activations",
+    "sample_levels",
     "sine_of_reference",
     "sum_of_focal",
 ]
