@@ -92,30 +92,55 @@ def add_detr_config(cfg: CN) -> None:
     # a minute or more each, for all image sizes. On a CPU nothing is gained (docs/performance.md).
     cfg.MODEL.COMPILE = False
 
+    # Of the backbone "build_torchvision_swin_backbone": which of torchvision's Swin Transformers,
+    # such as "swin_t", and its features, of "p0" (stride 4) to "p3" (stride 32).
+    cfg.MODEL.SWIN = CN()
+    cfg.MODEL.SWIN.NAME = "swin_t"
+    cfg.MODEL.SWIN.OUT_FEATURES = ("p1", "p2", "p3")
+
     cfg.MODEL.DETR = CN()
     # Classes without no-object; 0 takes the number from the first training dataset.
     cfg.MODEL.DETR.NUM_CLASSES = 0
     # Object queries: the most objects that can be found in an image.
     cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
-    # For decoders whose queries are boxes: every cell of the encoder's memory predicts an object,
-    # and queries start from the boxes of the best cells. A cell's box starts from a square whose
-    # side is PROPOSAL_SIZE of the image's, in (0, 1).
+    # Every cell of the encoder's memory predicts an object, and queries start from the boxes of the
+    # best cells: for the decoders "dab", "deformable" and "dino". A cell's box starts from a square
+    # whose side is PROPOSAL_SIZE of the image's, in (0.01, 0.99), and twice that in each further
+    # feature map.
     cfg.MODEL.DETR.TWO_STAGE = False
     cfg.MODEL.DETR.PROPOSAL_SIZE = 0.1
-    # Of the decoder "dab": contents that each query's box is looked at with; 0 is one without any.
+    # What cells learn: "classes" and boxes, all of them; the same, but those alone that queries
+    # start from ("chosen", DINO); or whether there is an object of any class ("objectness",
+    # Deformable DETR).
+    cfg.MODEL.DETR.PROPOSAL_LEARNING = "classes"
+    # Of the decoders "dab" and "dino": contents that each query's box is looked at with; 0 is one
+    # without any.
     cfg.MODEL.DETR.NUM_PATTERNS = 0
-    # The backbone feature that the transformer reads, one of the backbone's output_shape().
-    cfg.MODEL.DETR.IN_FEATURE = "res5"
+    # The backbone features that the transformer reads, of the backbone's output_shape(), from fine
+    # to coarse.
+    cfg.MODEL.DETR.IN_FEATURES = ("res5",)
+    cfg.register_renamed_key("MODEL.DETR.IN_FEATURE", "MODEL.DETR.IN_FEATURES")
+    # Feature maps in all: those of IN_FEATURES, and further ones made of the last, each half as
+    # fine as the one before. With more than one all are normalised.
+    cfg.MODEL.DETR.NUM_LEVELS = 1
 
     # With RESNETS.RES5_DILATION 2 (DC5), whether the first block of res5 is dilated too: "dilated"
     # as in Detectron2, "undilated" as in torchvision and the released weights, or "auto" as the
     # loaded weights were trained, where they tell, else undilated.
     cfg.MODEL.DETR.DC5_FIRST_BLOCK = "auto"
-    # The decoder: "detr", "conditional", "dab", or any that is registered (docs/decoders.md).
+    # The encoder: "detr", or "deformable", whose cells sample all feature maps around themselves.
+    cfg.MODEL.DETR.ENCODER = "detr"
+    # The decoder: "detr", "conditional", "dab", "deformable", "dino", or any that is registered
+    # (docs/decoders.md).
     cfg.MODEL.DETR.DECODER = "detr"
     # What the class head gives: "softmax" over the classes and no-object, or "focal", a sigmoid for
     # every class that learns by the focal loss.
     cfg.MODEL.DETR.CLASSIFICATION = "softmax"
+
+    # Of the decoder "deformable": every layer refines the boxes that the next one looks at.
+    cfg.MODEL.DETR.REFINE_BOXES = False
+    # Every decoder layer has class and box heads of its own, instead of all layers the same.
+    cfg.MODEL.DETR.HEADS_PER_LAYER = False
 
     # Transformer. HIDDEN_DIM must be divisible by NHEADS, and by 4 for the sine encoding.
     cfg.MODEL.DETR.HIDDEN_DIM = 256
@@ -123,6 +148,8 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.ENC_LAYERS = 6
     cfg.MODEL.DETR.DEC_LAYERS = 6
     cfg.MODEL.DETR.DIM_FEEDFORWARD = 2048
+    # Of deformable attention: samples of every head in every feature map.
+    cfg.MODEL.DETR.SAMPLING_POINTS = 4
     # Probability of dropping attention weights and residual branches, in [0, 1).
     cfg.MODEL.DETR.DROPOUT = 0.1
     # Normalise before each sub-layer (True) or after it (False).
@@ -133,7 +160,10 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.POSITION_EMBEDDING = "sine"
     # Ratio of the longest to the shortest wavelength of the sine encoding.
     cfg.MODEL.DETR.POSITION_TEMPERATURE = 10000.0
-    # Scale the position encoding before each encoder layer by what is in the cells (DAB-DETR).
+    # Where in a cell its position lies, in cells after its end: -0.5 is its centre.
+    cfg.MODEL.DETR.POSITION_OFFSET = 0.0
+    # Of the encoder "detr": scale the position encoding before each encoder layer by what is in the
+    # cells (DAB-DETR).
     cfg.MODEL.DETR.ENC_SCALES_POSITIONS = False
 
     # Losses. DEEP_SUPERVISION applies them to every decoder layer, not to the last one alone.
@@ -153,7 +183,12 @@ def add_detr_config(cfg: CN) -> None:
     cfg.MODEL.DETR.DENOISING.GROUPS = 5
     # Probability of a random label, in [0, 1].
     cfg.MODEL.DETR.DENOISING.LABEL_NOISE = 0.2
-    # The largest shift of a centre in half sizes of the box, and the largest change of the sizes.
+    # Noise every object twice, slightly and more, and learn to find the first and not the second
+    # (DINO); with about NUM_NOISED objects in as many groups as that makes.
+    cfg.MODEL.DETR.DENOISING.CONTRASTIVE = False
+    cfg.MODEL.DETR.DENOISING.NUM_NOISED = 100
+    # The largest shift of a centre (contrastive: of a corner) in half sizes of the box, and the
+    # largest change of the sizes.
     cfg.MODEL.DETR.DENOISING.BOX_NOISE = 0.4
 
     # Masks (MODEL.MASK_ON): focal and dice loss of the last decoder layer.
@@ -262,7 +297,15 @@ class _ConfigFile(CfgNode):
                 f"{filename} is no config: from line 1 on it must hold keys with values, such as "
                 "'MODEL: ...', but it is empty or holds something else."
             )
+        _rename_keys(content)
         return content
+
+
+def _rename_keys(content: dict[str, Any]) -> None:
+    """Give keys of former versions their present names."""
+    detr = (content.get("MODEL") or {}).get("DETR") or {}
+    if "IN_FEATURE" in detr:
+        detr["IN_FEATURES"] = (detr.pop("IN_FEATURE"),)
 
 
 def _explain(error: yaml.YAMLError) -> str:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from d2detr.errors import UserError
 from d2detr.layers.attention import check_heads
 from d2detr.layers.precision import at_least_float32
 
@@ -22,12 +23,15 @@ class DeformableAttention(nn.Module):
         num_points: places per level and head.
 
     Raises:
-        UserError: ``num_heads`` does not divide ``embed_dim``.
+        UserError: ``num_heads`` does not divide ``embed_dim``, or there is nothing to look at.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, *, num_levels: int = 4, num_points: int = 4):
         super().__init__()
         check_heads(embed_dim, num_heads)
+        for name, value in (("num_levels", num_levels), ("num_points", num_points)):
+            if value < 1:
+                raise UserError(f"{name} is {value}, but must be at least 1.")
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
@@ -36,9 +40,9 @@ class DeformableAttention(nn.Module):
         self.attention_weights = nn.Linear(embed_dim, places)
         self.value_proj = nn.Linear(embed_dim, embed_dim)
         self.output_proj = nn.Linear(embed_dim, embed_dim)
-        self._reset_parameters()
+        self.reset_parameters()
 
-    def _reset_parameters(self) -> None:
+    def reset_parameters(self) -> None:
         """Heads look in different directions, and their points ever further."""
         for linear in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(linear.weight)

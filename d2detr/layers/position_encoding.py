@@ -13,9 +13,16 @@ class SinePositionEncoding(nn.Module):
         embed_dim: features per cell; y fills the first half and x the second.
         temperature: ratio of the longest to the shortest wavelength.
         scale: the angle, in radians, of the last unpadded cell.
+        offset: where cells lie, in cells after their end: -0.5 is their centre.
     """
 
-    def __init__(self, embed_dim: int, temperature: float = 10000.0, scale: float = 2 * math.pi):
+    def __init__(
+        self,
+        embed_dim: int,
+        temperature: float = 10000.0,
+        scale: float = 2 * math.pi,
+        offset: float = 0.0,
+    ):
         super().__init__()
         if embed_dim % 4:
             raise UserError(
@@ -23,6 +30,7 @@ class SinePositionEncoding(nn.Module):
                 "(sine and cosine for each of x and y)."
             )
         self.scale = scale
+        self.offset = offset
         num_features = embed_dim // 2
         exponent = 2 * (torch.arange(num_features) // 2) / num_features
         self.register_buffer("wavelength", temperature**exponent, persistent=False)
@@ -43,6 +51,8 @@ class SinePositionEncoding(nn.Module):
         dtype = torch.promote_types(self.wavelength.dtype, torch.float32)
         position = valid.cumsum(dim, dtype=dtype)
         last = position.narrow(dim, position.shape[dim] - 1, 1)
+        if self.offset:
+            position = position + self.offset
         angle = (position / (last + 1e-6) * self.scale)[..., None] / self.wavelength
         return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)
 
@@ -86,16 +96,19 @@ class LearnedPositionEncoding(nn.Module):
         return torch.cat((x, y), dim=-1)
 
 
-def build_position_encoding(name: str, embed_dim: int, temperature: float = 10000.0) -> nn.Module:
+def build_position_encoding(
+    name: str, embed_dim: int, temperature: float = 10000.0, offset: float = 0.0
+) -> nn.Module:
     """Build a position encoding by its name.
 
     Args:
         name: "sine" or "learned".
         embed_dim: features per cell.
         temperature: of the sine encoding.
+        offset: of the sine encoding.
     """
     if name == "sine":
-        return SinePositionEncoding(embed_dim, temperature)
+        return SinePositionEncoding(embed_dim, temperature, offset=offset)
     if name == "learned":
         return LearnedPositionEncoding(embed_dim)
     raise UserError(f"position_embedding is {name!r}; choose from ['learned', 'sine'].")

@@ -114,7 +114,7 @@ def our_backbone(workload: Workload, *, plain: bool = False, channels_last: bool
 
     def run() -> Tensor:
         with torch.inference_mode(), workload.autocast():
-            return backbone(pixels)[model.in_feature]
+            return backbone(pixels)[model.in_features[-1]]
 
     return run
 

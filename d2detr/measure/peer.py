@@ -33,7 +33,9 @@ def build_peer(model: DETR, workload: Workload) -> nn.Module:
             model.state_dict(),
             folder,
             class_names=None,
-            architecture=Architecture(num_heads=detr.NHEADS, dilation=dilation),
+            architecture=Architecture(
+                num_heads=detr.NHEADS, num_queries=detr.NUM_OBJECT_QUERIES, dilation=dilation
+            ),
         )
         (name,) = json.loads((folder / "config.json").read_text())["architectures"]
         peer = getattr(transformers, name).from_pretrained(

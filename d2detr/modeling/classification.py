@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from d2detr.layers import sum_of_focal
+from d2detr.layers import at_least_float32, sum_of_focal
 
 
 class Best(NamedTuple):
@@ -94,7 +94,7 @@ class Classification(nn.Module, ABC):
 
     @abstractmethod
     def object_score(self, logits: Tensor) -> Tensor:
-        """Return the highest probability of a class (..., Q) of (..., Q, C) logits."""
+        """Rank queries by how likely they find an object: (..., Q) of (..., Q, C) logits."""
 
     @abstractmethod
     def score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -212,7 +212,7 @@ class SigmoidFocal(Classification):
         return logits.amax(-1) > 0
 
     def object_score(self, logits: Tensor) -> Tensor:
-        return logits.float().sigmoid().amax(-1)
+        return at_least_float32(logits.amax(-1))
 
     def score(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         return logits.float().sigmoid().max(-1)

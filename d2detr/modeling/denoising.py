@@ -79,6 +79,8 @@ class Denoising(nn.Module):
         UserError: an argument makes no sense.
     """
 
+    copies = 1  # of each object in a group
+
     def __init__(
         self,
         *,
@@ -101,7 +103,11 @@ class Denoising(nn.Module):
         self.groups = groups
         self.label_noise = label_noise
         self.box_noise = box_noise
-        self.label_embed = nn.Embedding(num_classes + 1, embed_dim - 1)
+        self.label_embed = nn.Embedding(num_classes + 1, self.label_dim(embed_dim))
+
+    def label_dim(self, embed_dim: int) -> int:
+        """Return the width of a label's embedding."""
+        return embed_dim - 1
 
     def forward(
         self, queries: Queries, targets: Targets | None = None
@@ -115,48 +121,71 @@ class Denoising(nn.Module):
         Returns:
             The queries, and which of them are noised objects.
         """
-        unknown = F.pad(self.label_embed.weight[-1], (0, 1))
-        queries = queries._replace(content=queries.content + unknown)
+        queries = queries._replace(content=self.own_content(queries.content))
         if targets is None:
             return queries, None
         batch, start, _ = queries.content.shape
         longest = max(targets.counts)
+        groups = self.count_groups(longest)
+        rows = groups * self.copies
         position = _position_in_image(targets.counts).to(targets.image.device, non_blocking=True)
-        offset = longest * torch.arange(self.groups, device=position.device)
+        offset = longest * torch.arange(rows, device=position.device)
         slot = (offset[:, None] + position).flatten()
-        noised = Noised(
-            start,
-            image=targets.image.repeat(self.groups),
-            query=start + slot,
-            target=torch.arange(len(targets.labels), device=slot.device).repeat(self.groups),
-            groups=self.groups,
-        )
-        labels, boxes = self.draw(targets.labels[noised.target], targets.boxes[noised.target])
-        content = F.pad(self.label_embed(labels), (0, 1), value=1.0)
+        image = targets.image.repeat(rows)
+        target = torch.arange(len(targets.labels), device=slot.device).repeat(rows)
+        # A group holds every object once, and then perhaps once more to be told from it.
+        copy = torch.arange(rows, device=slot.device) % self.copies
+        negative = (copy > 0).repeat_interleave(len(position))
+        labels, boxes = self.draw(targets.labels[target], targets.boxes[target], negative)
+        content = self.content_of(labels)
         boxes = inverse_sigmoid(boxes, self.reference_eps).sigmoid()
-        place = noised.image, slot
-        size = batch, self.groups * longest
-        added = content.new_zeros(*size, content.shape[-1]).index_put(place, content)
-        added_boxes = boxes.new_full((*size, 4), 0.5).index_put(place, boxes)
+        size = batch, rows * longest
+        added = content.new_zeros(*size, content.shape[-1]).index_put((image, slot), content)
+        added_boxes = boxes.new_full((*size, 4), 0.5).index_put((image, slot), boxes)
         return Queries(
             content=torch.cat((queries.content, added), 1),
             reference=torch.cat((queries.reference, added_boxes), 1),
-            mask=self._mask(queries, longest),
-        ), noised
+            mask=self._mask(queries, groups, longest * self.copies),
+        ), self.describe(Noised(start, image, start + slot, target, groups), negative)
 
-    def draw(self, labels: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """Add noise to labels (N,) and boxes (N, 4)."""
-        changed = torch.rand_like(labels, dtype=torch.float32) < self.label_noise
-        labels = torch.where(changed, torch.randint_like(labels, self.num_classes), labels)
+    def own_content(self, content: Tensor) -> Tensor:
+        """Return what the decoder's own queries (B, Q, D) start from beside noised objects."""
+        return content + F.pad(self.label_embed.weight[-1], (0, 1))
+
+    def content_of(self, labels: Tensor) -> Tensor:
+        """Return what noised objects of labels (N,) start from: (N, D)."""
+        return F.pad(self.label_embed(labels), (0, 1), value=1.0)
+
+    def count_groups(self, longest: int) -> int:
+        """Return the number of groups where an image has ``longest`` objects at most."""
+        return self.groups
+
+    def draw(self, labels: Tensor, boxes: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+        """Add noise.
+
+        Args:
+            labels: (N,).
+            boxes: (N, 4) centre, width, height.
+            negative: (N,) True where the query shall find nothing, although it is near an object.
+        """
         size = boxes[:, 2:]
         reach = torch.cat((size / 2, size), -1) * self.box_noise
         noise = 2 * torch.rand_like(boxes) - 1
-        return labels, (boxes + noise * reach).clamp(0, 1)
+        return self.draw_labels(labels), (boxes + noise * reach).clamp(0, 1)
 
-    def _mask(self, queries: Queries, longest: int) -> Tensor:
+    def draw_labels(self, labels: Tensor) -> Tensor:
+        """Replace some of the labels (N,) by random ones."""
+        changed = torch.rand_like(labels, dtype=torch.float32) < self.label_noise
+        return torch.where(changed, torch.randint_like(labels, self.num_classes), labels)
+
+    def describe(self, noised: Noised, negative: Tensor) -> Noised:
+        """Return what is known about the noised objects (N,) of a batch."""
+        return noised
+
+    def _mask(self, queries: Queries, groups: int, length: int) -> Tensor:
         """(Q, Q) True where a query may attend to another; the decoder's own are group 0."""
         device, own = queries.content.device, queries.content.shape[1]
-        group = torch.arange(1, self.groups + 1, device=device).repeat_interleave(longest)
+        group = torch.arange(1, groups + 1, device=device).repeat_interleave(length)
         group = F.pad(group, (own, 0))
         sees = (group[:, None] == group) | (group == 0)
         if queries.mask is not None:

@@ -15,19 +15,17 @@ from d2detr.errors import UserError
 from d2detr.layers import build_position_encoding
 from d2detr.modeling.backbone import build_detr_backbone
 from d2detr.modeling.classification import Classification, SigmoidFocal, SoftmaxWithNoObject
+from d2detr.modeling.contrastive_denoising import ContrastiveDenoising
 from d2detr.modeling.criterion import SetCriterion
-from d2detr.modeling.decoders.decoder import (
-    DECODER_REGISTRY,
-    Decoder,
-    build_decoder,
-    layer_options,
-)
+from d2detr.modeling.decoders.decoder import DECODER_REGISTRY, Decoder, build_decoder
 from d2detr.modeling.denoising import Denoising
+from d2detr.modeling.encoders import build_encoder
+from d2detr.modeling.levels import check_in_features
 from d2detr.modeling.mask_head import MaskHead
 from d2detr.modeling.matcher import HungarianMatcher
 from d2detr.modeling.postprocess_masks import Segmenter
-from d2detr.modeling.proposals import Proposals
-from d2detr.modeling.transformer import Encoder, Transformer
+from d2detr.modeling.proposals import PROPOSALS, Proposals
+from d2detr.modeling.transformer import Transformer
 
 # The keys that arguments are read from.
 _KEYS = {
@@ -39,9 +37,14 @@ _KEYS = {
     "embed_dim": "MODEL.DETR.HIDDEN_DIM",
     "freeze_box_model": "MODEL.DETR.FREEZE_BOX_MODEL (or FROZEN_WEIGHTS)",
     "groups of denoising": "MODEL.DETR.DENOISING.GROUPS",
-    "in_feature": "MODEL.DETR.IN_FEATURE",
+    "in_features": "MODEL.DETR.IN_FEATURES",
     "label_noise": "MODEL.DETR.DENOISING.LABEL_NOISE",
     "mask_head": "mask head (MODEL.MASK_ON)",
+    "num_noised": "MODEL.DETR.DENOISING.NUM_NOISED",
+    "num_levels": "MODEL.DETR.NUM_LEVELS",
+    "num_points": "MODEL.DETR.SAMPLING_POINTS",
+    "refine_boxes": "MODEL.DETR.REFINE_BOXES",
+    "two_stage": "MODEL.DETR.TWO_STAGE",
     "num_heads": "MODEL.DETR.NHEADS",
     "num_layers of the decoder": "MODEL.DETR.DEC_LAYERS",
     "num_layers of the encoder": "MODEL.DETR.ENC_LAYERS",
@@ -84,14 +87,22 @@ def detr_from_config(cfg: CfgNode, backbone: Backbone | None = None) -> dict[str
     classification = build_classification(cfg, classes.count)
     backbone = backbone or build_detr_backbone(cfg)
     transformer = build_transformer(cfg, classification)
+    check_in_features(detr.IN_FEATURES, backbone)
+    if transformer.proposals is not None:
+        _check_cells(cfg, backbone, transformer.decoder.num_queries)
     return {
         "backbone": backbone,
-        "in_feature": detr.IN_FEATURE,
+        "in_features": detr.IN_FEATURES,
+        "num_levels": detr.NUM_LEVELS,
         "position_encoding": build_position_encoding(
-            detr.POSITION_EMBEDDING, detr.HIDDEN_DIM, detr.POSITION_TEMPERATURE
+            detr.POSITION_EMBEDDING,
+            detr.HIDDEN_DIM,
+            detr.POSITION_TEMPERATURE,
+            detr.POSITION_OFFSET,
         ),
         "transformer": transformer,
-        "denoising": _denoising(cfg, transformer.decoder, classes.count),
+        "heads_per_layer": detr.HEADS_PER_LAYER,
+        "denoising": _denoising(cfg, transformer.decoder, classification),
         "classification": classification,
         "criterion": build_criterion(cfg, classification),
         **_segmentation(cfg, backbone, classification),
@@ -113,49 +124,75 @@ def build_transformer(cfg: CfgNode, classification: Classification) -> Transform
     Raises:
         UserError: settings make no sense.
     """
-    detr = cfg.MODEL.DETR
-    encoder = Encoder(
-        num_layers=detr.ENC_LAYERS,
-        embed_dim=detr.HIDDEN_DIM,
-        scales_positions=detr.ENC_SCALES_POSITIONS,
-        **layer_options(cfg),
+    return Transformer(
+        build_encoder(cfg), decoder := build_decoder(cfg), _proposals(cfg, decoder, classification)
     )
-    decoder = build_decoder(cfg)
-    proposals = None
-    if detr.TWO_STAGE:
-        _check_queries_are_boxes(cfg, decoder, "MODEL.DETR.TWO_STAGE")
-        proposals = Proposals(
-            num_queries=decoder.num_queries,
-            embed_dim=decoder.embed_dim,
-            classification=classification,
-            reference_eps=decoder.reference_eps,
-            box_size=detr.PROPOSAL_SIZE,
-        )
-    return Transformer(encoder, decoder, proposals)
 
 
-def _check_queries_are_boxes(cfg: CfgNode, decoder: Decoder, key: str) -> None:
-    if not decoder.has_boxes:
-        names = sorted(name for name, kind in DECODER_REGISTRY if kind.has_boxes)
+def _proposals(cfg: CfgNode, decoder: Decoder, classification: Classification) -> Proposals | None:
+    detr = cfg.MODEL.DETR
+    if not detr.TWO_STAGE:
+        return None
+    _check_decoder(cfg, "takes_proposals", "MODEL.DETR.TWO_STAGE needs queries that can be boxes")
+    if detr.PROPOSAL_LEARNING not in PROPOSALS:
         raise UserError(
-            f"{key} needs queries that are boxes, but those of MODEL.DETR.DECODER "
-            f"{cfg.MODEL.DETR.DECODER!r} are not; those of {names} are."
+            f"MODEL.DETR.PROPOSAL_LEARNING is {detr.PROPOSAL_LEARNING!r}; choose from "
+            f"{sorted(PROPOSALS)}."
+        )
+    return PROPOSALS[detr.PROPOSAL_LEARNING](
+        num_queries=decoder.num_queries,
+        embed_dim=decoder.embed_dim,
+        classification=classification,
+        reference_eps=decoder.reference_eps,
+        box_size=detr.PROPOSAL_SIZE,
+        num_levels=detr.NUM_LEVELS,
+    )
+
+
+def _check_cells(cfg: CfgNode, backbone: Backbone, num_queries: int) -> None:
+    """Check that the smallest square images have enough cells to choose queries from."""
+    sides = [side for side in (*cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST) if side > 0]
+    if not sides:
+        return
+    side, detr = min(sides), cfg.MODEL.DETR
+    strides = [backbone.output_shape()[name].stride for name in detr.IN_FEATURES]
+    while len(strides) < detr.NUM_LEVELS:
+        strides.append(2 * strides[-1])
+    num_cells = sum((-(-side // stride)) ** 2 for stride in strides)
+    if num_cells < num_queries:
+        raise UserError(
+            f"Images of {side} x {side} (the smallest of INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST) "
+            f"have {num_cells} cells, of which MODEL.DETR.TWO_STAGE cannot choose {num_queries} "
+            "queries: lower MODEL.DETR.NUM_OBJECT_QUERIES, take finer MODEL.DETR.IN_FEATURES or "
+            "larger images."
         )
 
 
-def _denoising(cfg: CfgNode, decoder: Decoder, num_classes: int) -> Denoising | None:
+def _check_decoder(cfg: CfgNode, ability: str, need: str) -> None:
+    name = cfg.MODEL.DETR.DECODER
+    if not getattr(DECODER_REGISTRY.get(name), ability):
+        names = sorted(name for name, kind in DECODER_REGISTRY if getattr(kind, ability))
+        raise UserError(
+            f"{need}, but those of MODEL.DETR.DECODER {name!r} are not; those of {names} are."
+        )
+
+
+def _denoising(cfg: CfgNode, decoder: Decoder, classification: Classification) -> Denoising | None:
     settings = cfg.MODEL.DETR.DENOISING
     if not settings.ENABLED:
         return None
-    _check_queries_are_boxes(cfg, decoder, "MODEL.DETR.DENOISING")
-    return Denoising(
-        num_classes=num_classes,
-        embed_dim=decoder.embed_dim,
-        reference_eps=decoder.reference_eps,
-        groups=settings.GROUPS,
-        label_noise=settings.LABEL_NOISE,
-        box_noise=settings.BOX_NOISE,
-    )
+    _check_decoder(cfg, "has_boxes", "MODEL.DETR.DENOISING needs queries that are boxes")
+    options = {
+        "embed_dim": decoder.embed_dim,
+        "reference_eps": decoder.reference_eps,
+        "label_noise": settings.LABEL_NOISE,
+        "box_noise": settings.BOX_NOISE,
+    }
+    if settings.CONTRASTIVE:
+        return ContrastiveDenoising(
+            classification=classification, num_noised=settings.NUM_NOISED, **options
+        )
+    return Denoising(num_classes=classification.num_classes, groups=settings.GROUPS, **options)
 
 
 def build_classification(cfg: CfgNode, num_classes: int) -> Classification:
@@ -222,7 +259,7 @@ def _segmentation(
             raise UserError(f"MODEL.DETR.TEST.{key} is {test[key]}; it must be {limits}.")
     return {
         "mask_head": MaskHead.for_backbone(
-            backbone, detr.IN_FEATURE, embed_dim=detr.HIDDEN_DIM, num_heads=detr.NHEADS
+            backbone, detr.IN_FEATURES[-1], embed_dim=detr.HIDDEN_DIM, num_heads=detr.NHEADS
         ),
         "segmenter": Segmenter(
             classification,

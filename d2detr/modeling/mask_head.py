@@ -138,8 +138,8 @@ class MaskHead(nn.Module):
         )[::-1]
         if not names:
             raise UserError(
-                f"A mask_head needs backbone features that are finer than in_feature "
-                f"{in_feature!r}, but the backbone gives only {sorted(shapes)}. For a ResNet set "
+                f"A mask_head needs backbone features that are finer than {in_feature!r} of "
+                f"in_features, but the backbone gives only {sorted(shapes)}. For a ResNet set "
                 "MODEL.RESNETS.OUT_FEATURES to ['res2', 'res3', 'res4', 'res5']."
             )
         return cls(

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from d2detr.errors import UserError
 from d2detr.layers import recompute_activations
 from d2detr.layers.cpu import speed_up
-from d2detr.modeling.backbone import dilates_first_block, feature_padding_mask, res5_dilation
+from d2detr.modeling.backbone import dilates_first_block, res5_dilation
 from d2detr.modeling.classification import Classification
 from d2detr.modeling.criterion import Divisor, Group, SetCriterion
+from d2detr.modeling.decoders import Decoder
 from d2detr.modeling.denoising import Denoising, Noised
 from d2detr.modeling.from_config import detr_from_config, naming_keys
-from d2detr.modeling.heads import PredictionHeads
+from d2detr.modeling.heads import Heads, HeadsPerLayer, PredictionHeads
+from d2detr.modeling.levels import build_projection, check_in_features, join_levels
 from d2detr.modeling.mask_head import MaskHead, MaskInputs
 from d2detr.modeling.postprocess import postprocess_boxes
 from d2detr.modeling.postprocess_masks import Segmenter
@@ -38,7 +40,7 @@ class Encoded:
     Attributes:
         decoded: the embeddings of the decoder's queries of every layer.
         memory: what the encoder made of the projected features.
-        src: (B, D, h, w) projected features that the transformer read.
+        src: (B, D, h, w) the projected feature map that a mask head looks at.
         features: the backbone's features.
         noised: which queries are noised objects, after the others; None if none are.
     """
@@ -55,15 +57,18 @@ class DETR(nn.Module):
     """End-to-End Object Detection with Transformers (Carion et al., ECCV 2020).
 
     Its state dict tells in its metadata what weights alone do not: the names of the classes, the
-    number of attention heads and the dilation of the backbone.
+    numbers of attention heads and queries, and the dilation of the backbone.
 
     Args:
         backbone: any Detectron2 backbone.
-        in_feature: the backbone feature that the transformer reads.
+        in_features: the backbone features that the transformer reads, fine to coarse.
         position_encoding: maps a padding mask (B, H, W) to an encoding (B, H, W, D).
         transformer: decides the width D of all tokens and the number of queries.
         classification: what the class head's logits mean; tells the number of classes.
         criterion: computes the losses; only training needs it.
+        num_levels: feature maps of the transformer: ``in_features``, and coarser ones made of the
+            last of them.
+        heads_per_layer: whether every decoder layer has heads of its own.
         denoising: adds noised objects to the queries of training; None does not.
         mask_head: predicts masks; None detects boxes alone.
         segmenter: what inference does with the mask head's logits.
@@ -90,13 +95,15 @@ class DETR(nn.Module):
         self,
         *,
         backbone: Backbone,
-        in_feature: str,
+        in_features: Sequence[str],
         position_encoding: nn.Module,
         transformer: Transformer,
         classification: Classification,
         criterion: SetCriterion | None,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
+        num_levels: int = 1,
+        heads_per_layer: bool = False,
         denoising: Denoising | None = None,
         deep_supervision: bool = True,
         score_threshold: float = 0.0,
@@ -110,19 +117,15 @@ class DETR(nn.Module):
         compile: bool = False,
     ):
         super().__init__()
-        features = backbone.output_shape()
-        if in_feature not in features:
-            raise UserError(
-                f"in_feature is {in_feature!r}, but the backbone gives "
-                f"{sorted(features)}. For a ResNet, see MODEL.RESNETS.OUT_FEATURES."
-            )
+        check_in_features(in_features, backbone)
         self.backbone = backbone
-        self.in_feature = in_feature
+        self.in_features = tuple(in_features)
         self.position_encoding = position_encoding
         embed_dim = transformer.decoder.embed_dim
-        self.input_proj = nn.Conv2d(features[in_feature].channels, embed_dim, 1)
+        channels = [backbone.output_shape()[name].channels for name in in_features]
+        self.input_proj = build_projection(channels, embed_dim, num_levels)
         self.transformer = transformer
-        self.heads = PredictionHeads(embed_dim, classification, transformer.decoder.reference_eps)
+        self.heads = _build_heads(transformer.decoder, classification, heads_per_layer)
         self.denoising = denoising
         self.classification = classification
         self.criterion = criterion
@@ -236,18 +239,18 @@ class DETR(nn.Module):
             targets: their objects, for denoising; None does without.
         """
         features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
-        feature = features[self.in_feature]
-        padding_mask = feature_padding_mask(images.image_sizes, images.tensor, feature)
-        pos = self.position_encoding(padding_mask).flatten(1, 2).to(feature.dtype)
-        src = self.input_proj(feature)
-        mask = ~padding_mask.flatten(1) if _has_padding(images) else None
-        tokens = src.flatten(2).transpose(1, 2)
-        cells = Memory(tokens, pos, mask, shapes=(tuple(src.shape[-2:]),))
-        queries, noised = self.transformer.decoder.start(tokens.shape[0]), None
+        maps = self.input_proj([features[name] for name in self.in_features])
+        cells = join_levels(maps, images, self.position_encoding, _has_padding(images))
+        queries, noised = self.transformer.decoder.start(len(cells.tokens)), None
         if self.denoising is not None:
             queries, noised = self.denoising(queries, targets)
         decoded, memory = self.transformer(cells, queries, self.heads)
-        return Encoded(decoded, memory, src, features, noised)
+        return Encoded(decoded, memory, maps[self.mask_level], features, noised)
+
+    @property
+    def mask_level(self) -> int:
+        """Index of the feature map that a mask head looks at: the backbone's coarsest."""
+        return len(self.in_features) - 1
 
     def loss_divisor(
         self, batched_inputs: list[dict[str, Any]], exact_global_batch: bool = False
@@ -280,6 +283,7 @@ class DETR(nn.Module):
         facts = destination._metadata[prefix.removesuffix(".")]
         facts["classification"] = self.classification.name
         facts["num_heads"] = self.transformer.decoder.num_heads
+        facts["num_queries"] = self.transformer.decoder.num_queries
         facts["res5_dilation"] = res5_dilation(self.backbone)
         facts["dilates_first_block"] = dilates_first_block(self.backbone)
         if self.class_names is not None:
@@ -314,9 +318,8 @@ class DETR(nn.Module):
         if encoded.noised is not None:
             groups.append(encoded.noised.as_group(logits, boxes, targets, divisor))
         proposed = encoded.decoded.proposed
-        if proposed is not None:  # weighed as the decoder's queries, of which there are fewer
-            one_layer = (part[None] for part in proposed)
-            groups.append(Group(*one_layer, targets, divisor=divisor, suffix="_enc"))
+        if proposed is not None:
+            groups.append(self.transformer.proposals.as_group(proposed, targets, divisor))
         return groups
 
     def predict(self, decoded: Decoded, all_layers: bool = False) -> dict[str, Tensor]:
@@ -343,8 +346,8 @@ class DETR(nn.Module):
         """What the mask head reads of a batch; None without a mask head."""
         if self.mask_head is None:
             return None
-        hs = encoded.decoded.hs[-1]
-        return self.mask_head.prepare(hs, encoded.memory, encoded.src, encoded.features)
+        hs, memory = encoded.decoded.hs[-1], encoded.memory.level(self.mask_level)
+        return self.mask_head.prepare(hs, memory, encoded.src, encoded.features)
 
     def _postprocess(
         self,
@@ -372,6 +375,13 @@ class DETR(nn.Module):
 @META_ARCH_REGISTRY.register()
 class Detr(DETR):
     """DETR under the name that the Detectron2 wrapper of the original release gives it."""
+
+
+def _build_heads(decoder: Decoder, classification: Classification, per_layer: bool) -> Heads:
+    options = (decoder.embed_dim, classification, decoder.reference_eps, decoder.size_bias)
+    if per_layer:
+        return HeadsPerLayer(len(decoder.layers), *options)
+    return PredictionHeads(*options)
 
 
 def _has_padding(images: ImageList) -> bool:

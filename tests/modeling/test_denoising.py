@@ -46,7 +46,7 @@ def test_every_object_is_in_every_group_and_the_rest_is_padding():
 def test_noise_is_bounded():
     denoising = make(label_noise=0.5, box_noise=0.4)
     labels, boxes = torch.full((4000,), 3), torch.tensor([0.5, 0.5, 0.2, 0.4]).repeat(4000, 1)
-    noised_labels, noised_boxes = denoising.draw(labels, boxes)
+    noised_labels, noised_boxes = denoising.draw(labels, boxes, torch.zeros(4000, dtype=torch.bool))
     changed = (noised_labels != 3).float().mean().item()
     assert 0.4 < changed < 0.49  # one random label in nine is the same
     difference = (noised_boxes - boxes).abs().amax(0)

@@ -1,4 +1,4 @@
-"""Conditional, DAB- and DN-DETR against their original implementations (see tests/reference)."""
+"""DETR's successors against their original implementations (see tests/reference)."""
 
 from functools import cache
 
@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 
 from d2detr.checkpoint import adapt_weights
 from d2detr.checkpoint.conditional import to_conditional
+from d2detr.checkpoint.deformable import to_deformable
 from d2detr.config import load_config
 from d2detr.model_zoo import get_config_file
 from d2detr.modeling import Targets
@@ -19,7 +20,13 @@ CONFIGS = {
     "conditional_r50": "conditional_detr_r50.yaml",
     "dab_r50": "dab_detr_r50.yaml",
     "dn_dab_r50": "dn_detr_r50.yaml",
+    "deformable_r50": "deformable_detr_r50.yaml",
+    "deformable_r50_refine": "deformable_detr_r50_refine.yaml",
+    "deformable_r50_two_stage": "deformable_detr_r50_two_stage.yaml",
+    "dino_r50_4scale": "dino_r50_4scale_12ep.yaml",
 }
+# Of the reference's logits, in float32, where it is more than 1e-3.
+NOISE = {"deformable_r50_refine": 2e-3}
 IMAGES = torch.load(DIRECTORY / "detr_r50.pt", weights_only=True)
 
 
@@ -45,6 +52,7 @@ def model(name, weights):
     cfg.MODEL.DETR.NUM_CLASSES = 91
     cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 100
     cfg.MODEL.DETR.DROPOUT = 0.0
+    cfg.MODEL.DETR.DENOISING.NUM_NOISED = 50
     cfg.MODEL.DETR.TEST.DETECTIONS_PER_IMAGE = 100
     model = build_model(cfg)
     adapted, report = adapt_weights(dict(weights), model)
@@ -80,20 +88,17 @@ def test_predictions_matching_and_detections(name, weights, model):
     encoded = model.encode(model.preprocess_image(batch()))
     outputs = model.heads(encoded.decoded.hs, encoded.decoded.reference)
     logits, boxes = outputs["pred_logits"], outputs["pred_boxes"]
-    assert_close(logits[-1], reference["pred_logits"], 1e-3)
-    assert_close(logits[:-1, :, ::20], reference["aux_logits"], 1e-3)
+    assert_close(logits[-1], reference["pred_logits"], NOISE.get(name, 1e-3))
+    assert_close(logits[:-1, :, ::20], reference["aux_logits"], NOISE.get(name, 1e-3))
     assert_close(boxes, reference["pred_boxes"], 1e-4)
 
     for case, layers in reference["indices"].items():
-        instances = [x["instances"] for x in batch(case)]
-        targets = Targets.from_instances(instances, 91, "cpu")
+        if reference.get("unstable", {}).get(case):
+            continue  # costs so close that noise decides; the losses are compared below
+        targets = targets_of(case)
         matching = model.criterion.matcher(logits, boxes, targets)
         for layer, images in enumerate(layers):
-            query, target = matching.query[layer], matching.target[layer]
-            actual = set(zip(query.tolist(), target.tolist(), strict=True))
-            second = torch.tensor([[0], [targets.counts[0]]])
-            pairs = torch.cat([images[0], images[1] + second], 1)
-            assert actual == set(zip(*pairs.tolist(), strict=True)), (case, layer)
+            assert_same_pairs(matching, layer, images, targets)
 
     for result, expected in zip(model(batch()), reference["detections"], strict=True):
         instances = result["instances"]
@@ -106,14 +111,49 @@ def test_predictions_matching_and_detections(name, weights, model):
         assert found[:95].all()
 
 
+def targets_of(case):
+    return Targets.from_instances([x["instances"] for x in batch(case)], 91, "cpu")
+
+
+def assert_same_pairs(matching, layer, images, targets):
+    query, target = matching.query[layer], matching.target[layer]
+    actual = set(zip(query.tolist(), target.tolist(), strict=True))
+    second = torch.tensor([[0], [targets.counts[0]]])
+    pairs = torch.cat([images[0], images[1] + second], 1)
+    assert actual == set(zip(*pairs.tolist(), strict=True)), layer
+
+
+@torch.no_grad()
+def test_memory_and_proposals(name, model):
+    reference = load_reference(name)
+    if "memory" not in reference:
+        pytest.skip("not in the reference")
+    encoded = model.eval().encode(model.preprocess_image(batch()))
+    mask = encoded.memory.mask  # what padding holds is never read
+    assert_close(encoded.memory.tokens[mask][..., :4], reference["memory"][mask], 1e-3)
+    if "encoder" not in reference:
+        return
+    expected, proposed = reference["encoder"], encoded.decoded.proposed
+    proposals = model.transformer.proposals
+    assert_close(proposals.score(proposed.logits)[mask], expected["scores"][mask], 1e-3)
+    assert torch.equal(proposed.index, expected["topk_indices"])
+    for case, images in reference["indices_encoder"].items():
+        targets = targets_of(case)
+        group = proposals.as_group(proposed, targets, None)
+        assert_close(group.boxes[0], expected["pred_boxes"], 1e-4)
+        matching = model.criterion.matcher(group.logits, group.boxes, group.targets)
+        assert_same_pairs(matching, 0, images, targets)
+
+
 def give_stored_noise(model, stored, targets):
     """Let the denoising draw what the original drew."""
     slots = stored["image"] * 10**6 + stored["query"]
     order = slots.argsort()
 
-    def draw(labels, boxes):
+    def draw(labels, boxes, negative):
         position = torch.cat([torch.arange(count) for count in targets.counts])
-        offset = stored["single_pad"] * torch.arange(stored["groups"])[:, None]
+        rows = stored["groups"] * model.denoising.copies
+        offset = stored["single_pad"] * torch.arange(rows)[:, None]
         wanted = targets.image * 10**6 + (offset + position)
         found = order[torch.searchsorted(slots[order], wanted.flatten())]
         return stored["noised_labels"][found], stored["noised_boxes"][found]
@@ -129,8 +169,7 @@ def test_losses_and_gradients(name, model, case):
         pytest.skip("not in the reference")
     expected, inputs = reference["train"][case], batch(case)
     if model.denoising is not None:
-        targets = Targets.from_instances([x["instances"] for x in inputs], 91, "cpu")
-        give_stored_noise(model, expected["denoising"], targets)
+        give_stored_noise(model, expected["denoising"], targets_of(case))
     with EventStorage() as storage:
         losses = model(inputs)
     total = sum(losses.values())
@@ -147,19 +186,32 @@ def test_losses_and_gradients(name, model, case):
     norms = [x.grad.norm() for x in model.parameters() if x.grad is not None]
     assert torch.stack(norms).norm().item() == pytest.approx(total_norm, rel=1e-3)
     parameters = dict(model.named_parameters())
-    own_key = dict(zip(to_conditional(parameters), parameters, strict=False))
+    own_key = names_of(parameters)
+    assert len(own_key.keys() & expected["grad_norm"].keys()) > 0.9 * len(expected["grad_norm"])
     for key, norm in expected["grad_norm"].items():
         if key not in expected["near_zero"] and key in own_key:
             gradient = parameters[own_key[key]].grad.norm().item()
             # The slope of a PReLU sums what all cells say of it, which nearly cancels out: between
             # float32 and float64 of one implementation lies as much.
             noise = 5e-6 * total_norm if key.endswith("activation.weight") else 0
-            assert gradient == pytest.approx(norm, rel=2e-3, abs=noise), key
+            # What is sampled between cells has kinks, at which gradients jump with the noise.
+            rel = 5e-3 if name.startswith("deformable") else 2e-3
+            assert gradient == pytest.approx(norm, rel=rel, abs=noise), key
+
+
+def names_of(parameters):
+    """Our names of parameters by those of the original."""
+    to_original = (
+        to_deformable if "transformer.encoder.level_embed.weight" in parameters else to_conditional
+    )
+    values = {key: torch.tensor(i) for i, key in enumerate(parameters)}
+    keys = list(parameters)
+    return {key: keys[value] for key, value in to_original(values).items()}
 
 
 def our_name(key):
-    """The original calls the losses of denoising ``tgt_loss_ce_0`` and so on."""
+    """The originals call the losses of denoising ``tgt_loss_ce_0``, of proposals ``_interm``."""
     if not key.startswith("tgt_"):
-        return key
+        return key.replace("_interm", "_enc")
     _, name, kind, *layer = key.split("_")
     return "_".join((name, kind, "dn", *layer))

@@ -200,7 +200,11 @@ def test_number_of_parameters_that_learn_on_a_frozen_r50():
     ("key", "value", "message"),
     [
         ("MODEL.MASK_ON", False, "PANOPTIC_ON needs masks, but MODEL.MASK_ON is False"),
-        ("MODEL.RESNETS.OUT_FEATURES", ["res3"], "finer than MODEL.DETR.IN_FEATURE 'res3'.*gives"),
+        (
+            "MODEL.RESNETS.OUT_FEATURES",
+            ["res3"],
+            "finer than 'res3' of MODEL.DETR.IN_FEATURES.*gives",
+        ),
         ("MODEL.DETR.TEST.MASK_THRESHOLD", 1.0, "MASK_THRESHOLD is 1.0; it must be between 0"),
         ("MODEL.DETR.TEST.PANOPTIC_THRESHOLD", 1.5, "PANOPTIC_THRESHOLD is 1.5; it must be in"),
         ("MODEL.DETR.TEST.STUFF_AREA", -1, "STUFF_AREA is -1; it must be at least 0"),

@@ -18,7 +18,7 @@ from d2detr.layers import SinePositionEncoding
 from d2detr.modeling import (
     DETR,
     DETRDecoder,
-    Encoder,
+    DETREncoder,
     HungarianMatcher,
     SetCriterion,
     SoftmaxWithNoObject,
@@ -224,10 +224,10 @@ def test_built_from_python_without_a_config(tiny_cfg):
     classification = SoftmaxWithNoObject(3)
     model = DETR(
         backbone=build_backbone(tiny_cfg),
-        in_feature="res3",
+        in_features=["res3"],
         position_encoding=SinePositionEncoding(32),
         transformer=Transformer(
-            Encoder(embed_dim=32, feedforward_dim=64),
+            DETREncoder(embed_dim=32, feedforward_dim=64),
             DETRDecoder(num_queries=7, embed_dim=32, feedforward_dim=64),
         ),
         classification=classification,
@@ -298,7 +298,7 @@ def test_yaml_of_the_original_wrapper_builds(tmp_path):
     ("key", "value", "message"),
     [
         ("NHEADS", 5, "MODEL.DETR.HIDDEN_DIM 32 is not divisible by MODEL.DETR.NHEADS 5"),
-        ("IN_FEATURE", "res5", "IN_FEATURE is 'res5', but the backbone gives .'res3'."),
+        ("IN_FEATURES", ["res5"], "IN_FEATURES are .'res5'., but the backbone gives .'res3'."),
         ("DEC_LAYERS", 0, "DEC_LAYERS is 0, but must be at least 1"),
         ("NUM_OBJECT_QUERIES", 0, "NUM_OBJECT_QUERIES is 0"),
         ("DROPOUT", 1.0, "MODEL.DETR.DROPOUT is 1.0; it must be at least 0 and below 1"),
@@ -398,7 +398,7 @@ def test_compiled_model_gives_the_same_at_every_size_without_compiling_again(tin
     tiny_cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
     tiny_cfg.MODEL.BACKBONE.FREEZE_AT = 1
     tiny_cfg.MODEL.RESNETS.OUT_FEATURES = ["res2"]
-    tiny_cfg.MODEL.DETR.IN_FEATURE = "res2"
+    tiny_cfg.MODEL.DETR.IN_FEATURES = ["res2"]
     tiny_cfg.MODEL.DETR.ENC_LAYERS = tiny_cfg.MODEL.DETR.DEC_LAYERS = 1
     results = []
     for compiled in (False, True):

@@ -1,4 +1,4 @@
-"""Deterministic weights of Conditional DETR, DAB-DETR and DN-DETR, as in ``weights.py``."""
+"""Deterministic weights of DETR's successors, as in ``weights.py``."""
 
 import hashlib
 import json
@@ -14,7 +14,13 @@ DIRECTORY = Path(__file__).parent
 
 # Queries stay different from each other through six layers if each listens to the image more than
 # to the other queries.
-_DECODER_GAINS = {"self_attn.out_proj": 0.3, "cross_attn.out_proj": 2.0, "linear2": 0.5}
+_DECODER_GAINS = {
+    "self_attn.out_proj": 0.3,
+    "cross_attn.out_proj": 2.0,
+    "cross_attn.output_proj": 1.0,
+    "cross_attn.sampling_offsets": 0.5,
+    "linear2": 0.5,
+}
 
 
 def family_state_dict(name: str) -> dict[str, torch.Tensor]:
@@ -56,15 +62,23 @@ def _tensor(key: str, shape: list[int]) -> np.ndarray:
             return gain * raw / width
     if module == "activation":  # slope of a PReLU
         return 0.25 + 0.05 * raw
-    if module.endswith("norm"):
+    if module.endswith("norm") or (key.startswith("input_proj.") and module == "1"):
         return 1 + 0.1 * raw if leaf == "weight" else 0.05 * raw
     if module.startswith(("sa_", "ca_")) and leaf == "weight":
         gain = 1.5 if module.endswith("_v_proj") else 3.0 if "pos" in module else 1.0
         return gain * raw / width
     if key.endswith("decoder.query_scale.layers.1.bias"):
         return 1 + 0.05 * raw
+    if module == "sampling_offsets" and leaf == "bias":
+        return 1.5 * raw
+    if module == "attention_weights" and leaf == "weight":
+        return 2.0 * raw / width
+    if key == "transformer.enc_output.bias":  # cells without a proposal shall not be chosen
+        return -x
+    if leaf == "level_embed":
+        return 0.5 * raw
     if module == "refpoint_embed":
         raw[:, :2] *= 1.2
         raw[:, 2:] = 0.7 * raw[:, 2:] - 1.0
         return raw
-    return raw if module == "label_enc" else x
+    return raw if module in ("label_enc", "tgt_embed") else x

@@ -97,7 +97,9 @@ class ConditionalDecoder(Decoder):
         reference = reference.expand(batch_size, -1, -1)
         return Queries(torch.zeros_like(position), position, reference)
 
-    def position(self, index: int, content: Tensor, queries: Queries, reference: Tensor) -> Place:
+    def position(
+        self, index: int, content: Tensor, queries: Queries, reference: Tensor, view: Any
+    ) -> Place:
         """Place the queries; what they hold decides how much each feature of their point counts."""
         spatial = sine_of_reference(reference, self.embed_dim // 2)
         if index:

@@ -2,90 +2,35 @@
 
 from typing import Any
 
-import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from torch import Tensor, nn
 
-from d2detr.errors import UserError
 from d2detr.layers import MLP, sine_of_reference
+from d2detr.modeling.decoders.boxes import BoxDecoder
 from d2detr.modeling.decoders.conditional import ConditionalLayer, Place
-from d2detr.modeling.decoders.decoder import DECODER_REGISTRY, Decoder
+from d2detr.modeling.decoders.decoder import DECODER_REGISTRY
 from d2detr.modeling.queries import Queries
 
 
 @DECODER_REGISTRY.register("dab")
-class DABDecoder(Decoder):
-    """Queries are boxes, which every layer refines and looks at.
-
-    Args:
-        embed_dim: width D of all tokens.
-        num_queries: learned boxes.
-        num_patterns: contents that each box is a query with; 0 lets each be one without.
-        learns_boxes: whether boxes are learned, or contents, where proposals give the boxes.
-        options: see :class:`Decoder`.
-    """
-
-    refines = True
-    has_boxes = True
-    reference_eps = 1e-3
+class DABDecoder(BoxDecoder):
+    """Every layer looks at the boxes, as far around them as the contents say."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        embed_dim: int = 256,
-        num_queries: int = 300,
-        num_patterns: int = 0,
-        learns_boxes: bool = True,
-        **options: Any,
-    ):
-        if num_patterns < 0:
-            raise UserError(f"num_patterns is {num_patterns}, but must be at least 0.")
-        if num_patterns and not learns_boxes:
-            raise UserError(f"num_patterns is {num_patterns}, but proposals take no patterns.")
-        query_dim = 4 if learns_boxes else embed_dim
-        super().__init__(
-            embed_dim=embed_dim, num_queries=num_queries, query_dim=query_dim, **options
-        )
-        self.learns_boxes = learns_boxes
+    def __init__(self, *, embed_dim: int = 256, learns_boxes: bool = True, **options: Any):
+        super().__init__(embed_dim=embed_dim, learns_boxes=learns_boxes, **options)
         if not learns_boxes:
             nn.init.zeros_(self.query_embed.weight)
         self.content_scale = MLP(embed_dim, embed_dim, embed_dim, 2)
         self.position_head = MLP(2 * embed_dim, embed_dim, embed_dim, 2)
         self.size_head = MLP(embed_dim, embed_dim, 2, 2)
-        self.patterns = nn.Parameter(torch.zeros(num_patterns, embed_dim)) if num_patterns else None
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        detr = cfg.MODEL.DETR
-        return {
-            **super().from_config(cfg),
-            "num_patterns": detr.NUM_PATTERNS,
-            "learns_boxes": not detr.TWO_STAGE,
-        }
-
-    @property
-    def num_queries(self) -> int:
-        num_patterns = 1 if self.patterns is None else len(self.patterns)
-        return num_patterns * self.query_embed.num_embeddings
 
     def make_layer(self, index: int, **options: Any) -> nn.Module:
         return ConditionalLayer(is_first=index == 0, **options)
 
-    def start(self, batch_size: int) -> Queries:
-        if not self.learns_boxes:
-            content = self.query_embed.weight.expand(batch_size, -1, -1)
-            return Queries(content, reference=content.new_full((*content.shape[:2], 4), 0.5))
-        boxes = self.query_embed.weight.sigmoid()
-        content = boxes.new_zeros(len(boxes), self.embed_dim)
-        if self.patterns is not None:
-            content = self.patterns.repeat_interleave(len(boxes), 0)
-            boxes = boxes.repeat(len(self.patterns), 1)
-        return Queries(
-            content.expand(batch_size, -1, -1), reference=boxes.expand(batch_size, -1, -1)
-        )
-
-    def position(self, index: int, content: Tensor, queries: Queries, reference: Tensor) -> Place:
+    def position(
+        self, index: int, content: Tensor, queries: Queries, reference: Tensor, view: Any
+    ) -> Place:
         """Place the queries at their boxes; attention is as wide and high as the content says."""
         sine = sine_of_reference(reference, self.embed_dim // 2)
         spatial = sine[..., : self.embed_dim]  # y, then x
