@@ -117,6 +117,7 @@ def _adapt_to_detr(
         class_names=facts.get(metadata.CLASS_NAMES),
         own_class_names=detr.class_names,
         extra_rows=detr.classification.extra_rows,
+        proposals_have_classes=getattr(detr.transformer.proposals, "have_classes", True),
     )
     if any(key.startswith("mask_head.") for key in report.random):
         logger.warning("The weights have no mask head for this model: it starts from scratch.")
@@ -158,6 +159,7 @@ def _fit(
     class_names: Sequence[str] | None = None,
     own_class_names: Sequence[str] | None = None,
     extra_rows: Sequence[str] = (),
+    proposals_have_classes: bool = True,
 ) -> dict[str, Tensor]:
     """Give weights with the model's names the model's shapes, and report what becomes of each."""
     fitted = {}
@@ -175,6 +177,7 @@ def _fit(
             class_names=class_names,
             own_class_names=own_class_names,
             extra_rows=extra_rows,
+            proposals_have_classes=proposals_have_classes,
         )
         if tensor is not None:
             fitted[key] = tensor

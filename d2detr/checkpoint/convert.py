@@ -14,12 +14,15 @@ from torch import Tensor
 from d2detr.checkpoint import metadata
 from d2detr.checkpoint.class_rows import names_of_classes
 from d2detr.checkpoint.conditional import to_conditional
+from d2detr.checkpoint.deformable import to_deformable
 from d2detr.checkpoint.fetching import fetch_weights
 from d2detr.checkpoint.files import read_checkpoint
 from d2detr.checkpoint.first_block import dilates_first_block
+from d2detr.checkpoint.fitting import class_head
 from d2detr.checkpoint.formats import recognise_format, recognise_other_architecture
 from d2detr.checkpoint.huggingface import to_huggingface
 from d2detr.checkpoint.huggingface_conditional import to_huggingface_conditional
+from d2detr.checkpoint.huggingface_deformable import to_huggingface_deformable
 from d2detr.checkpoint.original import to_original
 from d2detr.checkpoint.releases import RELEASES
 from d2detr.checkpoint.renaming import StateDict
@@ -53,7 +56,7 @@ class Target:
         model_type: likewise.
         width: what transformers calls the width of tokens.
         classification: of the class head.
-        settings: further settings of transformers, of the weights.
+        settings: further settings of transformers, of the weights and what they do not tell.
     """
 
     to_original: Callable[[StateDict], dict[str, Tensor]]
@@ -62,7 +65,24 @@ class Target:
     model_type: str = ""
     width: str = "d_model"
     classification: type[Classification] = SigmoidFocal
-    settings: Callable[[StateDict], dict[str, Any]] = lambda weights: {}
+    settings: Callable[[StateDict, "Architecture"], dict[str, Any]] = lambda *_: {}
+
+
+def _deformable_settings(weights: StateDict, architecture: "Architecture") -> dict[str, Any]:
+    offsets = "{}.layers.0.{}.sampling_offsets.bias"
+    num_levels = len(weights["transformer.encoder.level_embed.weight"])
+    per_point = 2 * num_levels * architecture.num_heads
+    return {
+        "with_box_refine": "heads.0.class_embed.bias" in weights,
+        "two_stage": "transformer.proposals.norm.bias" in weights,
+        "two_stage_num_proposals": architecture.num_queries,
+        "num_feature_levels": num_levels,
+        **{
+            f"{part}_n_points": len(weights[f"transformer.{offsets.format(part, attention)}"])
+            // per_point
+            for part, attention in (("encoder", "self_attn"), ("decoder", "cross_attn"))
+        },
+    }
 
 
 _TARGETS = {
@@ -75,11 +95,26 @@ _TARGETS = {
         architecture="DabDetr",
         model_type="dab-detr",
         width="hidden_size",
-        settings=lambda weights: {
+        settings=lambda weights, _: {
             "num_patterns": len(weights.get("transformer.decoder.patterns", ()))
         },
     ),
     "DN-DETR": Target(to_conditional),
+    **{
+        name: Target(
+            to_deformable,
+            to_huggingface_deformable,
+            "DeformableDetr",
+            "deformable_detr",
+            settings=_deformable_settings,
+        )
+        for name in (
+            "Deformable DETR",
+            "Deformable DETR with refinement",
+            "two-stage Deformable DETR",
+        )
+    },
+    "DINO": Target(to_deformable),
 }
 
 
@@ -89,10 +124,12 @@ class Architecture:
 
     Attributes:
         num_heads: attention heads.
+        num_queries: of two-stage models, which have no learned ones.
         dilation: whether the last stage of the backbone is dilated (DC5).
     """
 
     num_heads: int = 8
+    num_queries: int = 300
     dilation: bool = False
 
 
@@ -179,15 +216,18 @@ def huggingface_config(
     target = _target(weights, "The model")
     if target.architecture is None:
         raise UserError(
-            "transformers has no DN-DETR: leave it as it is, or convert it to original."
+            "transformers has no DN-DETR and no DINO: leave it as it is, or convert it to original."
         )
     if "transformer.encoder.norm.weight" in weights:
         raise UserError("DETR in transformers has no pre-norm layers (MODEL.DETR.PRE_NORM).")
     extra_rows = len(target.classification.extra_rows)
-    num_classes = len(weights["heads.class_embed.weight"]) - extra_rows
+    head = class_head(weights)
+    if head is None:
+        raise UserError("The weights have no class head, so that transformers cannot take them.")
+    num_classes = len(head) - extra_rows
     names = names_of_classes(num_classes, class_names) or [None] * num_classes
-    num_queries = len(weights["transformer.decoder.query_embed.weight"])
-    embed_dim = len(weights["transformer.decoder.norm.weight"])
+    queries = weights.get("transformer.decoder.query_embed.weight")
+    num_queries = architecture.num_queries if queries is None else len(queries)
     layers = Counter(key.split(".")[1] for key in weights if key.endswith(".linear1.weight"))
     ffn_dim = len(weights["transformer.decoder.layers.0.linear1.weight"])
     learned = any(key.startswith("position_encoding.") for key in weights)
@@ -212,10 +252,10 @@ def huggingface_config(
         "use_pretrained_backbone": False,
         "dilation": architecture.dilation,
         "position_embedding_type": "learned" if learned else "sine",
-        target.width: embed_dim,
+        target.width: head.shape[1],
         "num_queries": num_queries,
         **sizes,
-        **target.settings(weights),
+        **target.settings(weights, architecture),
         "id2label": {str(i): name or f"LABEL_{i}" for i, name in enumerate(names)},
         "label2id": {name or f"LABEL_{i}": i for i, name in enumerate(names)},
     }
@@ -264,6 +304,7 @@ def _facts_of_config(config_file: str) -> dict[str, Any]:
     model = load_config(config_file).MODEL
     facts = {
         metadata.NUM_HEADS: model.DETR.NHEADS,
+        metadata.NUM_QUERIES: model.DETR.NUM_OBJECT_QUERIES,
         metadata.RES5_DILATION: model.RESNETS.RES5_DILATION,
     }
     if model.DETR.DC5_FIRST_BLOCK != "auto":
@@ -278,7 +319,9 @@ def _architecture(facts: Mapping[str, Any], source: str) -> Architecture:
             "the same: add --dc5 or --no-dc5, or --config-file with the config of the model."
         )
     return Architecture(
-        num_heads=facts.get(metadata.NUM_HEADS, 8), dilation=facts[metadata.RES5_DILATION] > 1
+        num_heads=facts.get(metadata.NUM_HEADS, 8),
+        num_queries=facts.get(metadata.NUM_QUERIES, 300),
+        dilation=facts[metadata.RES5_DILATION] > 1,
     )
 
 

@@ -1,8 +1,12 @@
 """The key names of detrex's DETR, whose backbone is Detectron2's, or with DC5 torchvision's."""
 
+import re
+
+import torch.nn.functional as F
 from torch import Tensor
 
 from d2detr.checkpoint.conditional import CONDITIONAL_HEADS, DAB_HEADS, SCALES
+from d2detr.checkpoint.deformable import DEFORMABLE, DINO, PROPOSALS, place_heads
 from d2detr.checkpoint.original import HEADS, RESNET
 from d2detr.checkpoint.renaming import Renaming, StateDict
 
@@ -78,6 +82,39 @@ _DAB = Renaming(
 )
 
 
+_DEFORMABLE_LAYERS = tuple(
+    (f"transformer.{part}.layers.*.{theirs}", f"transformer.{part}.layers.*.{ours}")
+    for part, layer in (
+        ("encoder", (("attentions.0", "self_attn"), *_ENCODER_LAYER[1:])),
+        (
+            "decoder",
+            (
+                ("attentions.0.attn", "self_attn"),
+                ("attentions.1", "cross_attn"),
+                *_ENCODER_LAYER[1:],
+                ("norms.2", "norm3"),
+            ),
+        ),
+    )
+    for theirs, ours in layer
+)
+_DEFORMABLE = Renaming(
+    [
+        *((f"backbone.body.{theirs}", f"backbone.{ours}") for theirs, ours in RESNET),
+        *_DEFORMABLE_LAYERS,
+        *(
+            (f"neck.convs.*.{theirs}", f"input_proj.*.{ours}")
+            for theirs, ours in (("conv", 0), ("norm", 1))
+        ),
+        ("transformer.level_embeds", "transformer.encoder.level_embed.weight"),
+        ("query_embedding", "transformer.decoder.query_embed"),
+        *PROPOSALS,
+        *DEFORMABLE,
+        *DINO,
+    ]
+)
+
+
 def from_detrex(state_dict: StateDict) -> dict[str, Tensor]:
     """Rename the keys of detrex's DETR to those of :class:`d2detr.modeling.DETR`."""
     return _NAMES.to_ours(
@@ -92,3 +129,18 @@ def from_detrex_conditional(state_dict: StateDict) -> dict[str, Tensor]:
     return names.to_ours(
         {key: value for key, value in state_dict.items() if not key.startswith(unused)}
     )
+
+
+def from_detrex_deformable(state_dict: StateDict) -> dict[str, Tensor]:
+    """Rename the keys of detrex's Deformable DETR and DINO."""
+    levels = (re.match(r"neck\.convs\.(\d+)", key) for key in state_dict)
+    num_features = 1 + max((int(level[1]) for level in levels if level), default=-1)
+
+    def join_necks(key: str) -> str:
+        extra = re.match(r"neck\.extra_convs\.(\d+)(.*)", key)
+        return f"neck.convs.{num_features + int(extra[1])}{extra[2]}" if extra else key
+
+    used = {join_necks(k): v for k, v in state_dict.items() if not k.startswith(_UNUSED)}
+    if "label_enc.weight" in used:  # detrex has no row for no label
+        used["label_enc.weight"] = F.pad(used["label_enc.weight"], (0, 0, 0, 1))
+    return _DEFORMABLE.to_ours(place_heads(used))

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from d2detr.checkpoint.conditional import from_conditional
-from d2detr.checkpoint.detrex import from_detrex, from_detrex_conditional
+from d2detr.checkpoint.deformable import from_deformable
+from d2detr.checkpoint.detrex import (
+    from_detrex,
+    from_detrex_conditional,
+    from_detrex_deformable,
+)
 from d2detr.checkpoint.huggingface import from_huggingface
 from d2detr.checkpoint.huggingface_conditional import (
     from_huggingface_conditional,
     from_huggingface_dab,
 )
-from d2detr.checkpoint.imagenet import from_detectron2, from_torchvision
+from d2detr.checkpoint.huggingface_deformable import from_huggingface_deformable
+from d2detr.checkpoint.imagenet import from_detectron2, from_swin, from_torchvision
 from d2detr.checkpoint.original import from_original
 from d2detr.checkpoint.renaming import StateDict
 from d2detr.checkpoint.wrapper import from_wrapper
@@ -39,12 +45,18 @@ class WeightFormat:
 
 
 FORMATS = (
-    WeightFormat("d2detr", r"heads\.(class|bbox)_embed\.", dict, classification=None),
+    WeightFormat("d2detr", r"heads\.(\d+\.)?(class|bbox)_embed\.", dict, classification=None),
     WeightFormat("DETR's Detectron2 wrapper", r"(detr\.)+backbone\.0\.backbone\.", from_wrapper),
     WeightFormat(
         "original Conditional DETR, DAB-DETR or DN-DETR",
         r"transformer\.decoder\.layers\.0\.ca_qcontent_proj\.",
         from_conditional,
+        classification="focal",
+    ),
+    WeightFormat(
+        "original Deformable DETR or DINO",
+        r"transformer\.decoder\.layers\.0\.cross_attn\.sampling_offsets\.",
+        from_deformable,
         classification="focal",
     ),
     WeightFormat("original DETR", r"(detr\.)?backbone\.0\.body\.", from_original),
@@ -61,6 +73,12 @@ FORMATS = (
         classification="focal",
     ),
     WeightFormat(
+        "Hugging Face Deformable DETR",
+        r"(model\.)?encoder\.layers\.0\.self_attn\.sampling_offsets\.",
+        from_huggingface_deformable,
+        classification="focal",
+    ),
+    WeightFormat(
         "Hugging Face DETR", r"(detr\.)?(model\.)?query_position_embeddings\.", from_huggingface
     ),
     WeightFormat(
@@ -69,7 +87,14 @@ FORMATS = (
         from_detrex_conditional,
         classification="focal",
     ),
+    WeightFormat(
+        "detrex Deformable DETR or DINO",
+        r"transformer\.encoder\.layers\.0\.attentions\.0\.sampling_offsets\.",
+        from_detrex_deformable,
+        classification="focal",
+    ),
     WeightFormat("detrex DETR", r"transformer\.encoder\.layers\.0\.attentions\.", from_detrex),
+    WeightFormat("torchvision Swin", r"features\.1\.0\.attn\.relative_", from_swin, True),
     WeightFormat("torchvision or timm ResNet", r"layer1\.0\.conv1\.", from_torchvision, True),
     WeightFormat("Detectron2 ResNet", r"(backbone\.)?res2\.0\.conv1\.", from_detectron2, True),
 )
@@ -77,7 +102,10 @@ FORMATS = (
 # Other architectures that people try to load, told by a key that DETR has not. Models built on
 # DETR come first, because they have DETR's keys too.
 _OTHER_ARCHITECTURES = (
-    ("Deformable DETR, or a model built on it such as DINO", r".*\.sampling_offsets\."),
+    (
+        "a model built on Deformable DETR",
+        r"(?!(transformer|model)\.(encoder|decoder)\.layers\.).*\.sampling_offsets\.",
+    ),
     ("RT-DETR", r".*(dec_score_head|enc_score_head)\."),
     ("Mask2Former or MaskFormer", r"(sem_seg_head\.predictor|model\.pixel_level_module)\."),
     ("Sparse R-CNN", r"init_proposal_(features|boxes)\."),

@@ -127,7 +127,9 @@ def complete_prefix(key: str) -> str:
     """Give the keys of parts of a model, such as the bare one, the prefix that the whole has."""
     key = key.removeprefix(PANOPTIC_PREFIX)
     of_bare_model = re.match(
-        r"(backbone|encoder|decoder|(query_)?(position|refpoint)_emb|input_proj)", key
+        r"(backbone|encoder|decoder|(query_)?(position|refpoint)_emb|input_proj|level_embed"
+        r"|reference_points|enc_output|pos_trans)",
+        key,
     )
     return f"model.{key}" if of_bare_model else key
 

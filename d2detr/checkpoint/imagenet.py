@@ -1,4 +1,4 @@
-"""The key names of ResNets trained on ImageNet: torchvision's, timm's and Detectron2's."""
+"""The key names of backbones trained on ImageNet: those of torchvision, timm and Detectron2."""
 
 from torch import Tensor
 
@@ -21,3 +21,8 @@ def from_detectron2(state_dict: StateDict) -> dict[str, Tensor]:
         for key, value in state_dict.items()
         if not key.startswith(_CLASSIFIERS)
     }
+
+
+def from_swin(state_dict: StateDict) -> dict[str, Tensor]:
+    """Place the stages of a torchvision Swin Transformer at ``backbone.``, without what follows."""
+    return {f"backbone.{k}": v for k, v in state_dict.items() if k.startswith("features.")}

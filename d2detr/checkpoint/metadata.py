@@ -10,9 +10,17 @@ from typing import Any
 CLASS_NAMES = "class_names"  # of the class head, in order, without no-object
 CLASSIFICATION = "classification"  # what the logits of the class head mean
 NUM_HEADS = "num_heads"  # of the transformer
+NUM_QUERIES = "num_queries"  # of the decoder
 RES5_DILATION = "res5_dilation"  # 2 in a DC5 backbone, else 1
 DILATES_FIRST_BLOCK = "dilates_first_block"  # of a DC5 backbone: whether res5's first block does
-FACTS = (CLASS_NAMES, CLASSIFICATION, NUM_HEADS, RES5_DILATION, DILATES_FIRST_BLOCK)
+FACTS = (
+    CLASS_NAMES,
+    CLASSIFICATION,
+    NUM_HEADS,
+    NUM_QUERIES,
+    RES5_DILATION,
+    DILATES_FIRST_BLOCK,
+)
 
 
 def describe(state_dict: OrderedDict, **facts: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from d2detr.checkpoint import metadata
-from d2detr.checkpoint.fitting import CLASS_HEAD
+from d2detr.checkpoint.fitting import class_head
 from d2detr.errors import UserError
 from d2detr.modeling import Classification
 
@@ -22,29 +22,51 @@ class Variant:
 
     Attributes:
         name: for people.
-        pattern: of a key that no variant after it has, in the names of this model.
+        patterns: each of a key, in the names of this model, that together no variant after it has.
         config: that builds it.
     """
 
     name: str
-    pattern: str
+    patterns: tuple[str, ...]
     config: str
 
 
+_SAMPLING = r"transformer\.decoder\.layers\.\d+\.cross_attn\.sampling_offsets\."
+
 VARIANTS = (
-    Variant("DN-DETR", r"denoising\.", "dn_detr_r50.yaml"),
-    Variant("DAB-DETR", r"transformer\.decoder\.size_head\.", "dab_detr_r50.yaml"),
     Variant(
-        "Conditional DETR", r"transformer\.decoder\.reference_head\.", "conditional_detr_r50.yaml"
+        "DINO", (_SAMPLING, r"transformer\.decoder\.position_head\."), "dino_r50_4scale_12ep.yaml"
     ),
-    Variant("DETR", r"transformer\.decoder\.layers\.\d+\.multihead_attn\.", "detr_r50.yaml"),
+    Variant(
+        "two-stage Deformable DETR",
+        (_SAMPLING, r"transformer\.decoder\.query_head\."),
+        "deformable_detr_r50_two_stage.yaml",
+    ),
+    Variant(
+        "Deformable DETR with refinement",
+        (_SAMPLING, r"heads\.\d+\."),
+        "deformable_detr_r50_refine.yaml",
+    ),
+    Variant("Deformable DETR", (_SAMPLING,), "deformable_detr_r50.yaml"),
+    Variant("DN-DETR", (r"denoising\.",), "dn_detr_r50.yaml"),
+    Variant("DAB-DETR", (r"transformer\.decoder\.size_head\.",), "dab_detr_r50.yaml"),
+    Variant(
+        "Conditional DETR",
+        (r"transformer\.decoder\.reference_head\.",),
+        "conditional_detr_r50.yaml",
+    ),
+    Variant("DETR", (r"transformer\.decoder\.layers\.\d+\.multihead_attn\.",), "detr_r50.yaml"),
 )
 
 
 def recognise_variant(keys: Iterable[str]) -> Variant | None:
     """Return the variant that the model's names of parameters tell, or None."""
     keys = list(keys)
-    return next((x for x in VARIANTS if any(re.match(x.pattern, key) for key in keys)), None)
+
+    def has(pattern: str) -> bool:
+        return any(re.match(pattern, key) for key in keys)
+
+    return next((x for x in VARIANTS if all(map(has, x.patterns))), None)
 
 
 def check_variant(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
@@ -81,7 +103,7 @@ def check_classification(
         UserError: it means something else, or has a row for no-object and the model has none.
     """
     given = facts.get(metadata.CLASSIFICATION) or form.classification
-    head = weights.get(f"{CLASS_HEAD}weight")
+    head = class_head(weights)
     if head is None:
         return
     if given is not None and given != classification.name:

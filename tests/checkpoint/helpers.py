@@ -33,6 +33,33 @@ def small_detr(seed=None, class_names=None, **settings):
     return model
 
 
+def build_member(config, seed=None, num_classes=7, **settings):
+    """A small member of the family, as it is initialised, or with tensors drawn from ``seed``."""
+    base = small_cfg(num_classes=num_classes, depth=50)
+    cfg = model_zoo.get_config(config)
+    for key in ("HIDDEN_DIM", "DIM_FEEDFORWARD", "ENC_LAYERS", "DEC_LAYERS", "NUM_CLASSES"):
+        cfg.MODEL.DETR[key] = base.MODEL.DETR[key]
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 10
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    cfg.MODEL.DETR.update(settings)
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    if seed is not None:
+        randomize(model, seed)
+        # References must stay within what every implementation's inverse sigmoid leaves as it is.
+        for name, parameter in model.named_parameters():
+            if name.endswith("bbox_embed.layers.2.weight"):
+                parameter.data.mul_(0.3)
+    return model
+
+
+def save(model, path):
+    """Write a model's weights; returns the path as text."""
+    torch.save({"model": model.state_dict()}, path)
+    return str(path)
+
+
 @torch.no_grad()
 def randomize(model, seed):
     """Give every tensor, the statistics of norms too, values that change the outputs."""

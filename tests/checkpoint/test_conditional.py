@@ -4,9 +4,7 @@ import re
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 
-from d2detr import model_zoo
 from d2detr.checkpoint import load_weights
 from d2detr.checkpoint.conditional import from_conditional, to_conditional
 from d2detr.checkpoint.convert import convert_checkpoint
@@ -14,36 +12,17 @@ from d2detr.errors import UserError
 from tests.checkpoint.helpers import (
     assert_same_predictions,
     assert_same_tensors,
+    build_member,
     predict,
-    randomize,
-    small_cfg,
+    save,
 )
 from tests.checkpoint.test_huggingface import predict_with_theirs
 
 CONFIGS = {"conditional": "conditional_detr_r50.yaml", "dab": "dab_detr_r50.yaml"}
 
 
-def build(name, seed=None, num_classes=7, **settings):
-    base = small_cfg(num_classes=num_classes, depth=50)
-    cfg = model_zoo.get_config(CONFIGS.get(name, "dn_detr_r50.yaml"))
-    for key in ("HIDDEN_DIM", "DIM_FEEDFORWARD", "ENC_LAYERS", "DEC_LAYERS", "NUM_CLASSES"):
-        cfg.MODEL.DETR[key] = base.MODEL.DETR[key]
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
-    cfg.MODEL.DETR.NUM_OBJECT_QUERIES = 10
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    cfg.MODEL.DETR.update(settings)
-    torch.manual_seed(0)
-    model = build_model(cfg).eval()
-    if seed is not None:
-        randomize(model, seed)
-        # References must stay within what every implementation's inverse sigmoid leaves as it is.
-        model.heads.bbox_embed.layers[-1].weight.data.mul_(0.3)
-    return model
-
-
-def save(model, path):
-    torch.save({"model": model.state_dict()}, path)
-    return str(path)
+def build(name, seed=None, **settings):
+    return build_member(CONFIGS.get(name, "dn_detr_r50.yaml"), seed, **settings)
 
 
 @pytest.mark.parametrize("name", ["conditional", "dab", "dn"])

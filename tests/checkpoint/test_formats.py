@@ -11,7 +11,7 @@ OTHERS = {
     "RetinaNet": "head.cls_subnet.0.weight",
     "FCOS": "head.ctrness.weight",
     "SSD": "head.classification_head.module_list.0.weight",
-    "Deformable DETR": "transformer.encoder.layers.0.self_attn.sampling_offsets.weight",
+    "a model built on Deformable DETR": "pixel_decoder.layers.0.self_attn.sampling_offsets.weight",
     "RT-DETR": "decoder.dec_score_head.0.weight",
     "Mask2Former": "sem_seg_head.predictor.query_feat.weight",
     "YOLO": "model.0.conv.weight",
@@ -31,8 +31,8 @@ def test_weights_of_another_architecture_are_refused_by_name(model, name, key):
 
 
 def test_model_built_on_detr_is_not_taken_for_detr(model):
-    weights = {"backbone.0.body.conv1.weight": torch.zeros(1), OTHERS["Deformable DETR"]: None}
-    with pytest.raises(UserError, match="they are of Deformable DETR"):
+    weights = {"backbone.0.body.conv1.weight": torch.zeros(1), OTHERS["Mask2Former"]: None}
+    with pytest.raises(UserError, match="they are of Mask2Former"):
         load(model, weights)
 
 
