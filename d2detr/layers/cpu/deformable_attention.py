@@ -21,20 +21,20 @@ class TableDeformableAttention(DeformableAttention):
         if is_left_to_torch:
             return super().sample(value, shapes, reference, offsets, weights)
         tables, weights = at_least_float32(value), weights.flatten(3)
-        positions = offsets.flatten(3, 4).permute(4, 0, 1, 2, 3)
-        around = [x[:, :, :, None] for x in _in_cells(reference, shapes, self.num_points)]
+        offsets = offsets.flatten(3, 4).permute(4, 0, 1, 2, 3)
+        centre, scale = _in_cells(reference, shapes, self.num_points)
         if are_few(weights[0, :, 0].numel(), value.shape[1]):
             # One table of all heads needs no copy.
-            tables, weights = tables.flatten(1, 2), weights.flatten(1, 2)
-            positions = _move(positions, *around).flatten(2, 3)
-            found = sample_tables(tables, positions, weights, shapes)
+            positions = _move(offsets, centre[:, :, :, None], scale[:, :, :, None])
+            found = sample_tables(
+                tables.flatten(1, 2), positions.flatten(2, 3), weights.flatten(1, 2), shapes
+            )
             found = found.unflatten(1, (-1, self.num_heads))
         else:
             # A table of each head stays in the cache.
+            positions = _move(offsets.transpose(2, 3), centre[:, :, None], scale[:, :, None])
             tables, weights = (x.transpose(1, 2).flatten(0, 1) for x in (tables, weights))
-            positions, *around = (x.transpose(2, 3) for x in (positions, *around))
-            positions = _move(positions, *around).flatten(1, 2)
-            found = sample_tables(tables, positions, weights, shapes)
+            found = sample_tables(tables, positions.flatten(1, 2), weights, shapes)
             found = found.unflatten(0, (-1, self.num_heads)).transpose(1, 2)
         return found.flatten(2).to(value.dtype)
 
@@ -46,15 +46,20 @@ def replace_deformable_attention(network: nn.Module) -> None:
             module.__class__ = TableDeformableAttention
 
 
-def _in_cells(reference: Tensor, shapes: Shapes, num_points: int) -> list[Tensor]:
-    """Centres and, of boxes, what their offsets are multiplied with: (2, B, Q, levels * points)."""
+def _in_cells(reference: Tensor, shapes: Shapes, num_points: int) -> tuple[Tensor, Tensor]:
+    """Centres, and what offsets from these are multiplied with: (2, B, Q, levels * points)."""
     sides = reference.new_tensor([(width, height) for height, width in shapes])
-    cells = (reference.unflatten(-1, (-1, 2)) * sides[:, None]).permute(3, 4, 0, 1, 2)
-    centre, *size = cells.repeat_interleave(num_points, -1)
-    return [centre - 0.5, *(x * (0.5 / num_points) for x in size)]
+    centre = reference[..., :2] * sides - 0.5
+    if reference.shape[-1] == 2:
+        scale = torch.ones_like(centre)
+    else:
+        scale = reference[..., 2:] * sides * (0.5 / num_points)
+    # Long rows are what elementwise operations are fast with.
+    centre, scale = (
+        x.repeat_interleave(num_points, 2).permute(3, 0, 1, 2).contiguous() for x in (centre, scale)
+    )
+    return centre, scale
 
 
-def _move(offsets: Tensor, centre: Tensor, scale: Tensor | float = 1.0) -> Tensor:
-    """Offsets from centres, contiguous."""
-    offsets = offsets.contiguous()
-    return centre + offsets if isinstance(scale, float) else torch.addcmul(centre, offsets, scale)
+def _move(offsets: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(centre, offsets.contiguous(), scale)

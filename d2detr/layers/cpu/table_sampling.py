@@ -93,8 +93,8 @@ class _SampleTables(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         tables, positions, weights = ctx.saved_tensors
         grad = grad.contiguous()
-        grads = [torch.empty_like(x) for x in (tables, positions, weights)]
-        grad_tables, grad_positions, grad_weights = grads
+        grad_positions, grad_weights = torch.empty_like(positions), torch.empty_like(weights)
+        grad_tables = []
         for block, places in _blocks(positions, ctx.shapes, tables.shape[1]):
             rows, weight = grad[block].flatten(0, 1), weights[block]
             # What more of each cell would change.
@@ -110,46 +110,45 @@ class _SampleTables(torch.autograd.Function):
             torch.mul(weight, near[0] * before + far[0] * after, out=grad_positions[0, block])
             torch.mul(weight, near[1] * above + far[1] * below, out=grad_positions[1, block])
             shares = places.shares(weight)
-            if are_few(weight.numel(), tables[block, :, 0].numel()):
-                _sum_at_few_cells(rows, places, shares, out=grad_tables[block])
+            table = tables[block]
+            if are_few(weight.numel(), table[:, :, 0].numel()):
+                sums = _sum_at_few_cells(rows, places, shares, table.shape)
             else:
-                _sum_at_all_cells(rows, places, shares, ctx.shapes, out=grad_tables[block])
-        return *grads, None
+                sums = _sum_at_all_cells(rows, places, shares, table.shape, ctx.shapes)
+            grad_tables.append(sums)
+        joined = torch.cat(grad_tables) if len(grad_tables) > 1 else grad_tables[0]
+        return joined, grad_positions, grad_weights, None
 
 
-def _blocks(
-    positions: Tensor, shapes: Shapes, num_cells: int
-) -> Iterator[tuple[slice, _Places]]:
+def _blocks(positions: Tensor, shapes: Shapes, num_cells: int) -> Iterator[tuple[slice, _Places]]:
     """Some of the tables at a time, and the places in them."""
     _, num_tables, num_queries, num_places = positions.shape
-    num_points = num_places // len(shapes)
     step = num_cells // sum(height * width for height, width in shapes)
 
-    def at_places(x: list[int]) -> Tensor:
-        """Values of the levels, at all places of all queries."""
-        x = torch.tensor(x, dtype=torch.int32).repeat_interleave(num_points)
+    def at_places(values: list[int]) -> Tensor:
+        """What the levels have, at all places of all queries: long rows are fast."""
+        x = torch.tensor(values, dtype=torch.int32).repeat_interleave(num_places // len(shapes))
         return x.expand(num_queries, -1).contiguous()
 
-    starts, end = [], 0
-    for height, width in shapes:
-        starts.append(end)
-        end += height * width * step
-    last = torch.stack([at_places([x[i] - 2 for x in shapes]) for i in (1, 0)])[:, None]
-    last = last.to(positions.dtype)
-    row = at_places([width * step for _, width in shapes])
-    start = at_places(starts) + (torch.arange(num_queries, dtype=torch.int32) % step)[:, None]
-    size = max(1, _BLOCK // (num_queries * num_places))
-    first = torch.arange(size, dtype=torch.int32)[:, None, None] * num_cells
-    for begin in range(0, num_tables, size):
-        block = slice(begin, begin + size)
+    sizes = [height * width for height, width in shapes]
+    starts = at_places([step * sum(sizes[:i]) for i in range(len(sizes))])
+    starts += (torch.arange(num_queries, dtype=torch.int32) % step)[:, None]  # the query's head
+    row = at_places([step * width for _, width in shapes])
+    last = torch.stack([at_places([side - 2 for side in x]) for x in zip(*shapes, strict=True)])
+    last = last.flip(0)[:, None].to(positions.dtype)
+
+    length = max(1, _BLOCK // (num_queries * num_places))
+    tables = torch.arange(length, dtype=torch.int32)[:, None, None] * num_cells
+    for begin in range(0, num_tables, length):
+        block = slice(begin, begin + length)
         position = positions[:, block]
-        # Not a number is somewhere, too.
+        # What is not a number is looked for in the first cell, and found not to be one.
         corner = torch.minimum(position.floor().clamp_(min=0), last).nan_to_num_(0)
         distance = position - corner
         near = distance.abs().neg_().add_(1).relu_()
         far = (distance - 1).abs_().neg_().add_(1).relu_()
         x, y = corner.int()
-        above = y.mul_(row).add_(start).add_(first[: len(x)]).add_(x, alpha=step)
+        above = y.mul_(row).add_(starts).add_(tables[: len(x)]).add_(x, alpha=step)
         yield block, _Places(above, above + row, step, distance, near, far)
 
 
@@ -163,65 +162,64 @@ def _corners(tables: Tensor, places: _Places) -> tuple[list[Tensor], list[Tensor
 def _slopes(distance: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives of near and far; in corners, those towards larger distances."""
     whole = distance.floor()
-    before, within, after = ((whole == x).to(distance.dtype) for x in (-1, 0, 1))
-    return before - within, within - after
+    before, within, after = (torch.eq(whole, x, out=torch.empty_like(whole)) for x in (-1, 0, 1))
+    return before.sub_(within), within.sub_(after)
 
 
 def _products(rows: Tensor, table: Tensor, cells: Tensor) -> Tensor:
     """Products of every row (N, d) with its cells (T, N / T, places) of a table."""
     ends = torch.arange(0, cells.numel() + 1, cells.shape[-1], dtype=torch.int32)
-    pattern = torch.sparse_csr_tensor(
+    result = torch.sparse_csr_tensor(
         ends,
         cells.flatten(),
         rows.new_zeros(cells.numel()),
         (len(rows), len(table)),
         check_invariants=False,
     )
-    return torch.sparse.sampled_addmm(pattern, rows, table.T, beta=0).values().view_as(cells)
+    torch.sparse.sampled_addmm(result, rows, table.T, beta=0, out=result)
+    return result.values().view_as(cells)
 
 
-def _sum_at_few_cells(rows: Tensor, places: _Places, shares: list[Tensor], *, out: Tensor) -> None:
-    """Sum at every cell the rows that have a share in it: (T, C, d)."""
+def _sum_at_few_cells(
+    rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size
+) -> Tensor:
+    """The sum at every cell (T, C, d) of the rows (N, d), times their shares in it."""
     above, below = places.above.flatten(), places.below.flatten()
     cells = torch.cat((above, above + places.step, below, below + places.step))
     cells, order = cells.sort()
+    share = torch.cat(shares).flatten().index_select(0, order)
     row = (order % above.numel()) // places.above.shape[-1]
-    share = torch.cat([x.flatten() for x in shares]).index_select(0, order)
-    out.copy_(_sum_segments(rows, row, share, cells, out.shape[:2].numel()).view_as(out))
+    return _sum_segments(rows, row, share, _ends(cells, shape)).view(shape)
 
 
 def _sum_at_all_cells(
-    rows: Tensor, places: _Places, shares: list[Tensor], shapes: Shapes, *, out: Tensor
-) -> None:
-    """The same, with a quarter of the cells to sort and four times the sums to make."""
+    rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size, shapes: Shapes
+) -> Tensor:
+    """The same with a fourth of the places to sort, but four times the sums."""
     cells, order = places.above.flatten().sort()
-    row = (order // places.above.shape[-1])
-    num_cells = out.shape[:2].numel()
-    shares = [x.flatten().index_select(0, order) for x in shares]
+    row, ends = (order // places.above.shape[-1]).int(), _ends(cells, shape)
     upper, right, lower, lower_right = (
-        _sum_segments(rows, row, x, cells, num_cells) for x in shares
+        _sum_segments(rows, row, x.flatten().index_select(0, order), ends) for x in shares
     )
     step = places.step
     upper[step:] += right[:-step]
     lower[step:] += lower_right[:-step]
-    lower = lower.view_as(out)
-    out.copy_(upper.view_as(out))
+    upper, lower = upper.view(shape), lower.view(shape)
     start = 0
     for height, width in shapes:
-        end = start + height * width * step
-        out[:, start + width * step : end] += lower[:, start : end - width * step]
+        end, row_step = start + height * width * step, width * step
+        upper[:, start + row_step : end] += lower[:, start : end - row_step]
         start = end
+    return upper
 
 
-def _sum_segments(
-    rows: Tensor, row: Tensor, share: Tensor, cells: Tensor, num_cells: int
-) -> Tensor:
-    ends = torch.bincount(cells, minlength=num_cells).cumsum(0, dtype=torch.int32)
+def _ends(cells: Tensor, shape: torch.Size) -> Tensor:
+    """Where the cells 0, 1, ... of tables (T, C, d) start among the sorted ones, and the end."""
+    ends = torch.bincount(cells, minlength=shape[:2].numel()).cumsum(0, dtype=torch.int32)
+    return F.pad(ends, (1, 0))
+
+
+def _sum_segments(rows: Tensor, row: Tensor, share: Tensor, ends: Tensor) -> Tensor:
     return F.embedding_bag(
-        row.int(),
-        rows,
-        F.pad(ends, (1, 0)),
-        per_sample_weights=share,
-        mode="sum",
-        include_last_offset=True,
+        row.int(), rows, ends, per_sample_weights=share, mode="sum", include_last_offset=True
     )
