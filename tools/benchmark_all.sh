@@ -29,6 +29,11 @@ measure training_compiled --task train --batch 2 --size 400x533 --compare huggin
 measure losses --task criterion --batch 16 --compare huggingface --rounds 30
 measure boxes --task postprocess --batch 8 --compare huggingface --rounds 100
 measure panoptic --task postprocess --config-file $masks --compare huggingface --rounds 20
+for queries in 300 900; do
+    measure "deformable_attention_$queries" --task deformable_attention --compare huggingface \
+        --threads 2 MODEL.DETR.NUM_OBJECT_QUERIES "$queries"
+done
+measure deformable_self_attention --task deformable_self_attention --compare huggingface --threads 2
 measure checkpointing --task train --batch 2 --size 400x533 \
     MODEL.DETR.ACTIVATION_CHECKPOINTING "('backbone', 'encoder', 'decoder')"
 measure accumulation --task train --batch 2 --size 400x533 SOLVER.ACCUMULATE_STEPS 2

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from d2detr.cli.arguments import add_overrides, positive_number
 
-TASKS = ("train", "eval", "criterion", "postprocess", "backbone", "data", "evaluate")
+TASKS = (
+    *("train", "eval", "criterion", "postprocess", "backbone"),
+    *("deformable_attention", "deformable_self_attention", "data", "evaluate"),
+)
 AMP = ("off", "bf16", "fp16")
 
 

@@ -88,14 +88,30 @@ class DeformableAttention(nn.Module):
         weights = at_least_float32(self.attention_weights(query))
         weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
         weights = weights.unflatten(-1, places[1:])
-        locations = _locate(at_least_float32(reference), offsets, shapes)
-        return self.output_proj(self.sample(value, shapes, locations, weights))
+        reference = at_least_float32(reference)
+        return self.output_proj(self.sample(value, shapes, reference, offsets, weights))
 
     def sample(
-        self, value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor
+        self,
+        value: Tensor,
+        shapes: tuple[tuple[int, int], ...],
+        reference: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
     ) -> Tensor:
-        """Look, as :func:`sample_levels`."""
-        return sample_levels(value, shapes, locations, weights)
+        """Look around the references, as :func:`sample_levels`.
+
+        Args:
+            value: (B, S, heads, d).
+            shapes: height and width of every level in cells.
+            reference: (B, Q, levels, 2 | 4).
+            offsets: (B, Q, heads, levels, points, 2), x, y in cells or in parts of the box.
+            weights: (B, Q, heads, levels, points).
+
+        Returns:
+            (B, Q, heads * d).
+        """
+        return sample_levels(value, shapes, _locate(reference, offsets, shapes), weights)
 
 
 def sample_levels(
@@ -112,7 +128,6 @@ def sample_levels(
     Returns:
         (B, Q, heads * d), in the precision of ``value``.
     """
-    batch, _, num_heads, _ = value.shape
     maps = at_least_float32(value).permute(0, 2, 3, 1).flatten(0, 1)
     grids = (2 * locations - 1).transpose(1, 2).flatten(0, 1)
     weights = weights.transpose(1, 2).flatten(0, 1)[:, None]
@@ -122,7 +137,7 @@ def sample_levels(
         found = F.grid_sample(plane, grids[:, :, level], align_corners=False)
         result = result + (found * weights[..., level, :]).sum(-1)
         start = start + height * width
-    result = result.unflatten(0, (batch, num_heads)).permute(0, 3, 1, 2).flatten(2)
+    result = result.unflatten(0, (-1, value.shape[2])).permute(0, 3, 1, 2).flatten(2)
     return result.to(value.dtype)
 
 

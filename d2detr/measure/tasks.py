@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
+from d2detr.measure.deformable import our_deformable_attention, peer_deformable_attention
 from d2detr.measure.evaluating import our_evaluation, peer_evaluation
 from d2detr.measure.mapping import describe_padding, our_mapping, peer_mapping
 from d2detr.measure.networks import (
@@ -63,6 +64,14 @@ TASKS = {
             "channels-first": partial(our_backbone, channels_last=False),
             "detectron2": partial(our_backbone, plain=True, channels_last=False),
         },
+    ),
+    # A decoder's: NUM_OBJECT_QUERIES queries look around their boxes; and an encoder's: all cells.
+    "deformable_attention": Task(
+        our_deformable_attention, {"huggingface": peer_deformable_attention}
+    ),
+    "deformable_self_attention": Task(
+        partial(our_deformable_attention, of_cells=True),
+        {"huggingface": partial(peer_deformable_attention, of_cells=True)},
     ),
     "data": Task(our_mapping, {"huggingface": peer_mapping}, describe_padding),
     "evaluate": Task(our_evaluation, {"pycocotools": peer_evaluation}),

@@ -24,6 +24,8 @@ def transformers():
         *product(("detr_r50.yaml", "detr_panoptic_r50.yaml"), ("train", "eval", "postprocess")),
         ("detr_r50.yaml", "criterion"),
         ("dab_detr_r50.yaml", "criterion"),
+        ("detr_r50.yaml", "deformable_attention"),
+        ("detr_r50.yaml", "deformable_self_attention"),
     ],
 )
 def test_contenders_get_the_same_result(config, task):

@@ -3,6 +3,7 @@ from detectron2.modeling import Backbone, ResNet
 from torch import nn
 
 from d2detr.layers.cpu.attention import replace_attention
+from d2detr.layers.cpu.deformable_attention import replace_deformable_attention
 from d2detr.layers.cpu.dropout import replace_dropout
 from d2detr.layers.cpu.frozen_norm import fold_frozen_norms
 from d2detr.layers.cpu.fused_bottleneck import fuse_bottlenecks
@@ -16,6 +17,7 @@ def speed_up(network: nn.Module) -> None:
     fold_frozen_norms(network)
     replace_dropout(network)
     replace_attention(network)
+    replace_deformable_attention(network)
     for module in network.modules():
         if isinstance(module, ResNet):
             fuse_bottlenecks(module)
