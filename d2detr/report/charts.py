@@ -189,8 +189,8 @@ def counts_of_kinds(kinds: dict[str, int]) -> Chart:
     """Chart how many mistakes there are of each kind."""
     names = [kind.replace("_", " ") for kind in kinds]
     counts = list(kinds.values())
-    trace = {"type": "bar", "x": names, "y": counts, "text": counts, "textposition": "outside"}
-    trace["cliponaxis"] = False
+    trace: dict[str, Any] = {"type": "bar", "x": names, "y": counts, "text": counts}
+    trace |= {"textposition": "outside", "cliponaxis": False}
     note = f"In all images, among detections with a score of {SCORE_THRESHOLD:g} or more."
     return Chart("Kinds of mistakes", [trace], {}, note)
 
