@@ -48,7 +48,7 @@ EXTRAS = {
     "completion": ["shtab>=1.7"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
-    # playwright drives a Chromium, where there is one, through report.html; shapely crops polygons;
+    # playwright drives a Chromium, where there is one, through HTML pages; shapely crops polygons;
     # shtab completes the command; transformers and timm prove the weights; supervision takes the
     # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
     # of the tests.

@@ -1,5 +1,7 @@
 import json
+import os
 import resource
+import shutil
 from contextlib import contextmanager
 
 import pytest
@@ -111,3 +113,47 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limit
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip("there is no Chromium: install one, or name it by the variable CHROMIUM")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def faults():
+    """What a page of ``open_page`` says on its console, and what it loads besides itself."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser, faults):
+    """Opens an HTML file in a browser, as wide as a telephone, in light or dark colours."""
+    pages = []
+
+    def open_file(path, colours="light"):
+        page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=colours)
+        pages.append(page)
+
+        def check_url(request):
+            if request.url != path.as_uri() and not request.url.startswith(("data:", "blob:")):
+                faults.append(request.url)
+
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("request", check_url)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for page in pages:
+        page.close()

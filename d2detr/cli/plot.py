@@ -18,6 +18,12 @@ PANELS = (
     "gradient",
     "time",
     "memory",
+    "class_dn",
+    "l1_dn",
+    "giou_dn",
+    "class_enc",
+    "l1_enc",
+    "giou_enc",
 )
 
 

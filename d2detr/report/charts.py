@@ -17,6 +17,7 @@ from d2detr.visualization.curves import (
     colours,
     curves_of,
     datasets_of,
+    log_ticks,
     moving_average,
     panels_of,
     smoothing_window,
@@ -80,9 +81,15 @@ def _panel(panel: Panel, runs: dict[str, RunMetrics]) -> Chart:
         trace["showlegend"] = len(named) > 1
     layout = {
         "xaxis": {"title": {"text": unit}, "rangemode": "tozero"},
-        "yaxis": {"type": "log", "dtick": "D2"} if panel.is_log else {"rangemode": "tozero"},
+        "yaxis": _log_axis(traces) if panel.is_log else {"rangemode": "tozero"},
     }
     return Chart(panel.title, traces, layout)
+
+
+def _log_axis(traces: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    values = [y for trace in traces for y in trace["y"] if y is not None and y > 0]
+    ticks = log_ticks(min(values), max(values)) if values else []
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def precision_recall(found: AveragePrecision) -> Chart:
@@ -181,7 +188,9 @@ def calibration(found: Calibration) -> Chart:
 def counts_of_kinds(kinds: dict[str, int]) -> Chart:
     """Chart how many mistakes there are of each kind."""
     names = [kind.replace("_", " ") for kind in kinds]
-    trace = {"type": "bar", "x": names, "y": list(kinds.values()), "text": list(kinds.values())}
+    counts = list(kinds.values())
+    trace: dict[str, Any] = {"type": "bar", "x": names, "y": counts, "text": counts}
+    trace |= {"textposition": "outside", "cliponaxis": False}
     note = f"In all images, among detections with a score of {SCORE_THRESHOLD:g} or more."
     return Chart("Kinds of mistakes", [trace], {}, note)
 

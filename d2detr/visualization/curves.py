@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,12 @@ PANELS = (
     Panel("gradient", "Gradient norm before clipping", "grad_norm", is_log=True),
     Panel("time", "Time per iteration (s)", "time"),
     Panel("memory", "Most memory so far (GB)", "max_mem_mb", is_smoothed=False, factor=1 / 1024),
+    Panel("class_dn", "Classification loss, denoising", "loss_ce_dn", r"loss_ce_dn_(\d+)"),
+    Panel("l1_dn", "L1 loss, denoising", "loss_bbox_dn", r"loss_bbox_dn_(\d+)"),
+    Panel("giou_dn", "GIoU loss, denoising", "loss_giou_dn", r"loss_giou_dn_(\d+)"),
+    Panel("class_enc", "Classification loss, proposals", "loss_ce_enc"),
+    Panel("l1_enc", "L1 loss, proposals", "loss_bbox_enc"),
+    Panel("giou_enc", "GIoU loss, proposals", "loss_giou_enc"),
 )
 PANEL_KEYS = tuple(panel.key for panel in PANELS)
 _ALWAYS = ("loss", "ap")
@@ -114,8 +121,11 @@ def draw_runs(
     rows = -(-len(chosen) // columns)
     figure = Figure((4.4 * columns, 3.1 * rows + 0.5), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    end = max(curve.x[-1] for run in runs.values() for curve in _all_curves(run))
     for panel, axes in zip(chosen, grid, strict=False):
         _draw_panel(axes, panel, runs, layers=layers)
+        if axes.lines and end > 0:
+            axes.set_xlim(-0.02 * end, 1.02 * end)
     for axes in grid[len(chosen) :]:
         axes.set_axis_off()
     _add_legend(figure, runs, layers=layers)
@@ -190,11 +200,12 @@ def _draw_panel(axes: Axes, panel: Panel, runs: dict[str, RunMetrics], *, layers
     axes.tick_params(labelsize=9)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     _scale(axes, panel, values)
-    if not axes.lines:
-        text = "no evaluation yet" if panel.key == "ap" else "not logged"
+    if not values:
+        missing = "no evaluation yet" if panel.key == "ap" else "not logged"
+        text = "only NaN or infinite" if axes.lines else missing
         axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="0.4")
         axes.set(xticks=[], yticks=[])
 
@@ -240,7 +251,7 @@ def _draw_curve(
     if not finite.all():
         faults, edge = curve.x[~finite], axes.get_xaxis_transform()
         height = np.full(len(faults), 0.02)
-        axes.plot(faults, height, "x", color=colour, markersize=3.5, alpha=0.5, transform=edge)
+        axes.plot(faults, height, "x", color=colour, markersize=5, alpha=0.7, transform=edge)
     return smooth[np.isfinite(smooth)].tolist()
 
 
@@ -269,18 +280,35 @@ def _marker(panel: Panel, name: str) -> str:
 
 def _scale(axes: Axes, panel: Panel, values: list[float]) -> None:
     """Choose a scale in which a few extreme values do not hide the others."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
     if not values:
         return
     if panel.is_log and min(values) > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(FixedLocator(log_ticks(min(values), max(values))))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    elif not panel.is_log:
-        top = min(max(values), 3 * float(np.percentile(values, 90)))
-        axes.set_ylim(0, top * 1.05 or 1)
+    else:
+        low, high = min(0.0, *values), max(0.0, *values)
+        if low == 0:
+            high = min(high, 5 * float(np.percentile(values, 90)))
+        axes.set_ylim(1.05 * low, 1.05 * high if high or low else 1)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Return where to label a logarithmic axis, three times or more between two numbers if it can.
+
+    Args:
+        low: above 0.
+        high: at least ``low``.
+    """
+    powers = range(math.floor(math.log10(low / 2)), math.ceil(math.log10(2 * high)))
+    for steps in ("1", "1 2 5", "1 1.5 2 3 4 5 6 7 8 9"):
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps.split()]
+        if sum(low <= tick <= high for tick in ticks) >= 3:
+            break
+    return [tick for tick in ticks if low / 2 <= tick <= 2 * high]
 
 
 def datasets_of(runs: dict[str, RunMetrics]) -> list[str]:
@@ -318,6 +346,10 @@ def _add_legend(figure: Figure, runs: dict[str, RunMetrics], *, layers: bool) ->
         entries.append(crosses)
     columns = max(1, min(len(entries), int(figure.get_figwidth() // 3)))
     figure.legend(handles=entries, loc="outside upper left", ncols=columns, frameon=False)
+
+
+def _all_curves(run: RunMetrics) -> list[Curve]:
+    return [curve for part in (run.training, *run.validation.values()) for curve in part.values()]
 
 
 def _is_broken(run: RunMetrics) -> bool:

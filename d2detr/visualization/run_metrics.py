@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,10 +105,13 @@ def _read_records(file: Path) -> Iterator[Record]:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}.") from error
+    if not lines:
+        raise UserError(f"{file} is empty: the run has logged nothing yet.")
     broken = []
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line) if line.strip() else {}
+            # Whole numbers may be too long to be made floats later.
+            record = json.loads(line, parse_int=float) if line.strip() else {}
         except ValueError:
             record = None
         if isinstance(record, dict):
@@ -124,7 +128,7 @@ def _from_detectron2(file: Path, records: Iterable[Record]) -> RunMetrics:
     points = _Points()
     for record in records:
         iteration = record.get("iteration")
-        if _is_number(iteration):
+        if _is_number(iteration) and math.isfinite(iteration):
             for name, value in record.items():
                 if name != "iteration" and _is_number(value):
                     points.add(_split_name(name), iteration, value)
@@ -135,7 +139,7 @@ def _from_original(file: Path, records: Iterable[Record]) -> RunMetrics:
     points = _Points()
     for record in records:
         epoch = record.get("epoch")
-        if not _is_number(epoch):
+        if not (_is_number(epoch) and math.isfinite(epoch)):
             continue
         for key, value in _original_values(record):
             is_training = key.startswith("train_")

@@ -1,50 +1,15 @@
 """The page in a real browser."""
 
-import os
-import shutil
-
 import pytest
 
 from d2detr.report import write_report
 
 NAME = "</script><img src=x onerror=alert(1)>"  # of the first class
 
-sync_api = pytest.importorskip("playwright.sync_api")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip("there is no Chromium: install one, or name it by the variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
 
 @pytest.fixture
-def faults():
-    return []
-
-
-@pytest.fixture
-def page(browser, hostile_run, faults, request):
-    scheme = getattr(request, "param", "light")
-    page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=scheme)
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    path = write_report([hostile_run])
-    page.on("request", lambda request: page_loads(request.url, path, faults))
-    page.goto(path.as_uri())
-    yield page
-    page.close()
-
-
-def page_loads(url, path, faults):
-    if url != path.as_uri() and not url.startswith(("data:", "blob:")):
-        faults.append(url)
+def page(open_page, hostile_run, request):
+    return open_page(write_report([hostile_run]), getattr(request, "param", "light"))
 
 
 def boxes(page, kind):

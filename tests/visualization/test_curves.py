@@ -7,7 +7,7 @@ from PIL import Image
 
 from d2detr.errors import UserError
 from d2detr.visualization import plot_runs
-from d2detr.visualization.curves import draw_runs, moving_average
+from d2detr.visualization.curves import draw_runs, log_ticks, moving_average
 from d2detr.visualization.run_metrics import read_run
 
 
@@ -20,6 +20,11 @@ def write_run(folder, records, tail=""):
 
 def losses(iteration, **values):
     return {"iteration": iteration, "total_loss": 9.0 - iteration / 20, "lr": 1e-4, **values}
+
+
+def draw_loss(folder, values):
+    records = [{"iteration": i, "total_loss": value} for i, value in enumerate(values)]
+    return draw_runs({"a": read_run(write_run(folder, records))}, panels=["loss"]).axes[0]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
@@ -42,6 +47,54 @@ def test_training_is_solid_and_validation_dashed(tmp_path):
     for layers, count in ((False, 1), (True, 2)):
         figure = draw_runs({"a": run}, panels=["class"], layers=layers)
         assert len(figure.axes[0].lines) == count
+
+
+def test_scale_holds_negative_losses(tmp_path):
+    bottom, top = draw_loss(tmp_path / "run", [-1.0, -3.0]).get_ylim()
+    assert bottom < -3 and top == 0
+
+
+def test_curve_without_a_finite_value(tmp_path):
+    axes = draw_loss(tmp_path / "run", [math.nan, math.inf])
+    assert [text.get_text() for text in axes.texts] == ["only NaN or infinite"]
+
+
+def test_run_of_one_iteration_has_one_tick(tmp_path):
+    axes = draw_loss(tmp_path / "run", [1.0])
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels.count("0") == 1 and "-0" not in labels
+
+
+def test_losses_of_denoising_and_proposals_come_last(tmp_path):
+    names = ("loss_ce", "loss_ce_dn", "loss_ce_dn_0", "loss_ce_enc", "class_error", "loss_other")
+    run = read_run(write_run(tmp_path / "run", [losses(19, **dict.fromkeys(names, 1.0))]))
+    titles = [axes.get_title(loc="left") for axes in draw_runs({"a": run}).axes]
+    assert titles[:2] == ["Total loss", "AP and PQ (%)"]
+    assert titles.count("loss_other") == 1
+    assert [x for x in titles if x.startswith("Class")] == [
+        "Classification loss",
+        "Class error (% of matched queries)",
+        "Classification loss, denoising",
+        "Classification loss, proposals",
+    ]
+
+
+def test_early_values_are_not_cut_off(tmp_path):
+    values = [90.0, 80.0, *[25.0] * 8, *[5.0] * 30]
+    assert draw_loss(tmp_path / "run", values).get_ylim()[1] > 90
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (9.0, 19.0, [5, 6, 7, 8, 9, 10, 15, 20, 30]),
+        (1e-4, 1.2e-3, [5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3]),
+        (1e-4, 1e-4, [5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.5e-4, 2e-4]),
+        (3e-3, 2e4, [0.01, 0.1, 1, 10, 100, 1000, 10_000]),
+    ],
+)
+def test_labels_of_a_logarithmic_axis(low, high, expected):
+    assert log_ticks(low, high) == expected
 
 
 def test_runs_in_iterations_and_epochs(tmp_path):

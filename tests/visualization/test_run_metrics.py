@@ -73,7 +73,8 @@ def test_line_that_a_kill_cut_off_is_said(tmp_path, caplog):
     ("content", "message"),
     [
         (None, "neither metrics.json .* nor log.txt"),
-        ("", "holds no metrics of a training"),
+        ("", "is empty: the run has logged nothing yet"),
+        ('{"iteration": NaN, "lr": 1}\n', "holds no numbers yet"),
         ("[11/25 03:26:25 d2.engine]: Starting\n", "holds no metrics of a training"),
         ('{"iteration": 3, "note": "x"}\n', "holds no numbers yet"),
     ],
@@ -83,3 +84,8 @@ def test_folders_without_a_run(tmp_path, content, message):
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_run(tmp_path)
+
+
+def test_number_of_hundreds_of_digits(tmp_path):
+    file = write(tmp_path / "metrics.json", [{"iteration": 19, "loss_ce": 10**400}])
+    assert read_run(file).training["loss_ce"].y.tolist() == [float("inf")]
