@@ -79,6 +79,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2detr", "d2detr.*"]), "d2detr.configs"],
+    py_modules=["d2detr_command"],
     package_dir={"d2detr.configs": "configs"},
     package_data={
         "d2detr.configs": ["**/*.yaml", "**/*.py"],
@@ -88,7 +89,7 @@ setup(
     # In development mode, put the checkout on Python's path. Setuptools' own way is asked after the
     # current folder, in which a clone called d2detr would be taken for the package.
     options={"editable_wheel": {"mode": "compat"}},
-    entry_points={"console_scripts": ["d2detr = d2detr.cli.command:main"]},
+    entry_points={"console_scripts": ["d2detr = d2detr_command:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )
