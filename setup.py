@@ -48,10 +48,16 @@ EXTRAS = {
     "completion": ["shtab>=1.7"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
+    # mkdocs build: the site of docs/, whose reference is made of docstrings.
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6",
+        "mkdocstrings-python>=2.0",
+    ],
     # playwright drives a Chromium, where there is one, through report.html; shapely crops polygons;
     # shtab completes the command; transformers and timm prove the weights; supervision takes the
-    # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
-    # of the tests.
+    # predictor's output, and its readers of VOC and YOLO check ours; nbclient runs the notebooks;
+    # pytest-xdist halves the time of the tests.
     "test": [
         "onnx>=1.18",
         "onnxruntime>=1.22",
@@ -59,7 +65,10 @@ EXTRAS = {
         "openvino>=2025.2",
         "huggingface_hub>=0.23",
         "import-linter>=2.17",
+        "ipykernel>=6.29",
         "mypy>=2.4.1",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "playwright>=1.49",
         "pytest>=7.4",
         "pytest-xdist>=3.5",
