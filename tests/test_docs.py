@@ -5,6 +5,7 @@ commands of such a block are parsed, and their config keys looked up.
 """
 
 import importlib.util
+import logging
 import re
 import runpy
 import shlex
@@ -140,6 +141,8 @@ def test_configs_scripts_and_links_exist(page):
 def home(tmp_path_factory):
     """A folder in which the pages' commands find what they assume; the datasets are small."""
     home = tmp_path_factory.mktemp("home")
+    loggers = [logging.getLogger(name) for name in ("d2detr", "detectron2", "fvcore")]
+    before = [(list(logger.handlers), logger.propagate) for logger in loggers]
     replaced = [name for name in DatasetCatalog.list() if name.startswith("shapes_")]
     forget(replaced)
     for split, seed in (("train", 0), ("val", 1)):
@@ -155,6 +158,8 @@ def home(tmp_path_factory):
     yield home
     forget([name for name in DatasetCatalog.list() if name.startswith("shapes_")])
     register_shapes()
+    for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
 
 
 def forget(datasets):
