@@ -48,10 +48,16 @@ EXTRAS = {
     "completion": ["shtab>=1.7"],
     # The peer that tools/benchmark.py --compare huggingface measures.
     "benchmark": ["transformers>=5.0", "timm>=1.0.19"],
+    # mkdocs build: the site of docs/, whose reference is made of docstrings.
+    "docs": [
+        "mkdocs>=1.6,<2",
+        "mkdocs-material>=9.6",
+        "mkdocstrings-python>=2.0",
+    ],
     # playwright drives a Chromium, where there is one, through HTML pages; shapely crops polygons;
     # shtab completes the command; transformers and timm prove the weights; supervision takes the
-    # predictor's output, and its readers of VOC and YOLO check ours; pytest-xdist halves the time
-    # of the tests.
+    # predictor's output, and its readers of VOC and YOLO check ours; nbclient runs the notebooks;
+    # pytest-xdist halves the time of the tests.
     "test": [
         "onnx>=1.18",
         "onnxruntime>=1.22",
@@ -59,7 +65,10 @@ EXTRAS = {
         "openvino>=2025.2",
         "huggingface_hub>=0.23",
         "import-linter>=2.17",
+        "ipykernel>=6.29",
         "mypy>=2.4.1",
+        "nbclient>=0.10",
+        "nbformat>=5.10",
         "playwright>=1.49",
         "pytest>=7.4",
         "pytest-xdist>=3.5",
@@ -79,6 +88,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=[*find_packages(include=["d2detr", "d2detr.*"]), "d2detr.configs"],
+    py_modules=["d2detr_command"],
     package_dir={"d2detr.configs": "configs"},
     package_data={
         "d2detr.configs": ["**/*.yaml", "**/*.py"],
@@ -88,7 +98,7 @@ setup(
     # In development mode, put the checkout on Python's path. Setuptools' own way is asked after the
     # current folder, in which a clone called d2detr would be taken for the package.
     options={"editable_wheel": {"mode": "compat"}},
-    entry_points={"console_scripts": ["d2detr = d2detr.cli.command:main"]},
+    entry_points={"console_scripts": ["d2detr = d2detr_command:main"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
 )

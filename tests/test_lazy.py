@@ -10,7 +10,9 @@ from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import ResNet, build_model
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from omegaconf import OmegaConf
 
+from d2detr import lazy as lazy_module
 from d2detr import model_zoo
 from d2detr.data import build_dataset_mapper
 from d2detr.datasets import ShapesSplit, register_shapes_split
@@ -57,7 +59,8 @@ def test_every_yaml_config_and_its_lazy_config_describe_the_same(name):
 
 def small():
     lazy = model_zoo.get_config("quickstart.py")
-    lazy.config.opts = ["MODEL.DETR.NUM_CLASSES", 5, "MODEL.DEVICE", "cpu"]
+    lazy.config.opts = ["MODEL.DETR.NUM_CLASSES", 5]
+    lazy.train.device = "cpu"
     return lazy
 
 
@@ -92,6 +95,44 @@ def test_parts_and_keys_can_be_replaced():
     assert model.input_proj.in_channels == 24
     assert len(model.transformer.encoder.layers) == 1
     assert model.score_threshold == 0.25
+
+
+def override(lazy, *overrides):
+    """As lazyconfig_train_net.py takes them from the command line."""
+    LazyConfig.apply_overrides(lazy, list(overrides))
+    lazy.optimizer.params.model = instantiate(lazy.model)
+    return instantiate(lazy.optimizer)
+
+
+def test_learning_rate_and_decay_are_overridden_as_in_other_lazy_configs():
+    usual = override(small(), "config.opts=[MODEL.DETR.NUM_CLASSES,5]")
+    ours = override(small(), "optimizer.lr=0.5", "optimizer.weight_decay=0.25")
+    rates = [[group["lr"] for group in x.param_groups] for x in (usual, ours)]
+    assert max(rates[1]) / min(rates[1]) == pytest.approx(max(rates[0]) / min(rates[0]))
+    assert 0.5 in rates[1]
+    assert {group["weight_decay"] for group in ours.param_groups} == {0.25}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("model.num_queries=50", r"model.num_queries is not a whole argument.*ENC_LAYERS,3"),
+        ("model.transformer.encoder.num_layers=3", "model.transformer is not a whole argument"),
+        ("optimizer.betas=[0.9,0.99]", "optimizer.betas has no effect"),
+        ("optimizer.params.base_lr=0.1", "optimizer.params.base_lr has no effect"),
+        ("config.opts=[SOLVER.MAX_ITER,9]", "SOLVER.MAX_ITER has no effect here; set train.max"),
+        ("config.opts=[SOLVER.EMA_DECAY,0.9]", "only d2detr's own trainer reads it"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(line, message):
+    with pytest.raises(UserError, match=message):
+        override(small(), line)
+
+
+def test_keys_that_are_held_elsewhere_are_there():
+    lazy = model_zoo.get_config("detr_r50.py")
+    for place in lazy_module._ELSEWHERE.values():
+        assert OmegaConf.select(lazy, place, default="nowhere") != "nowhere", place
 
 
 def train(lazy, *, resume=False):

@@ -57,7 +57,7 @@ def source(tmp_path_factory):
     """A clone called d2detr."""
     source = tmp_path_factory.mktemp("clones") / "d2detr"
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "d2detr_command.py"):
         shutil.copy(ROOT / name, source)
     for name in ("d2detr", "configs"):
         shutil.copytree(ROOT / name, source / name)
@@ -89,15 +89,16 @@ def installed(environment):
     return next(environment.glob("lib/python*/site-packages"))
 
 
-def test_installed_package_holds_every_config(installed):
-    in_checkout = {path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.yaml")}
-    in_package = (installed / "d2detr" / "configs").rglob("*.yaml")
-    assert {path.relative_to(installed / "d2detr") for path in in_package} == in_checkout
+def files(folder):
+    found = (
+        path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in str(path)
+    )
+    return {str(path.relative_to(folder)) for path in found}
 
 
-def test_installed_package_holds_the_page_of_reports(installed):
-    names = sorted(path.name for path in (installed / "d2detr" / "report" / "page").iterdir())
-    assert names == ["page.css", "page.html", "page.js"]
+def test_installed_package_holds_every_file_and_every_config(installed):
+    configs = {f"configs/{name}" for name in files(ROOT / "configs")}
+    assert files(installed / "d2detr") == files(ROOT / "d2detr") | configs
 
 
 def test_installed_package_finds_its_configs(installed):
@@ -121,14 +122,34 @@ def test_development_mode_works_beside_a_folder_that_is_called_like_the_package(
     assert found.stdout.strip() == str(source / "d2detr" / "__init__.py")
 
 
-def test_sources_hold_the_configs_and_no_tests(source, tmp_path):
+def test_sources_hold_no_tests_and_make_the_same_wheel(source, environment, tmp_path):
     code = "import sys, setuptools.build_meta as b; b.build_sdist(sys.argv[1])"
     built = run([sys.executable, "-c", code, tmp_path], cwd=source)
     assert built.returncode == 0, built.stderr
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sources:
-        names = {name.partition("/")[2] for name in sources.getnames()}
-    assert {"configs/detr_r50.yaml", "d2detr/cli/command.py", "LICENSE"} <= names
-    assert not [name for name in names if name.startswith("tests")]
+        sources.extractall(tmp_path, filter="data")
+    (unpacked,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert (unpacked / "LICENSE").is_file() and not (unpacked / "tests").exists()
+    for name in ("d2detr", "configs"):
+        assert files(unpacked / name) == files(ROOT / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
+    built = run([*pip, "--wheel-dir", tmp_path, unpacked])
+    assert built.returncode == 0, built.stderr
+    with (
+        zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as ours,
+        zipfile.ZipFile(next(source.glob("*.whl"))) as theirs,
+    ):
+        assert sorted(ours.namelist()) == sorted(theirs.namelist())
+
+
+def test_help_of_the_wheel_needs_nothing_else(source, environment, tmp_path):
+    venv.create(tmp_path, symlinks=True)
+    with zipfile.ZipFile(next(source.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "wheel")
+    code = "import d2detr_command as c, sys; sys.argv = ['d2detr', 'train', '--help']; c.main()"
+    done = run([tmp_path / "bin" / "python", "-c", code], tmp_path / "wheel")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: d2detr train")
 
 
 def test_installed_command_works(environment, tmp_path):
@@ -145,7 +166,7 @@ def test_installed_command_without_detectron2_says_how_to_get_it(environment, tm
     command = environment / "bin" / "d2detr"
     done = run([command, "plot", "a"], tmp_path)
     assert done.returncode == 1
-    assert "ImportError: d2detr needs Detectron2, which is not installed" in done.stderr
+    assert done.stderr.startswith("error: d2detr needs Detectron2, which is not installed")
 
 
 def test_import_without_detectron2_says_how_to_get_it(installed):

@@ -61,11 +61,6 @@ def start(args: argparse.Namespace) -> None:
         sys.exit(main(args))
 
 
-def main() -> None:
-    """Run what the command line asks for."""
-    start(build_parser().parse_args())
-
-
 def _add_command(
     parser: argparse.ArgumentParser, name: str, module: ModuleType
 ) -> argparse.ArgumentParser:
