@@ -83,13 +83,31 @@ class DeformableAttention(nn.Module):
         if mask is not None:
             value = value.masked_fill(~mask[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, -1))
+        offsets, weights = self._choose(query)
+        reference = at_least_float32(reference)
+        return self.output_proj(self.sample(value, shapes, reference, offsets, weights))
+
+    def places(
+        self, query: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return where every query looks, and how much what is there counts.
+
+        Takes what :meth:`forward` takes.
+
+        Returns:
+            (B, Q, heads, levels, points, 2) x, y, where [0, 1] is the padded level, and weights
+            (B, Q, heads, levels, points), which sum to 1 over levels and points.
+        """
+        offsets, weights = self._choose(query)
+        return _locate(at_least_float32(reference), offsets, shapes), weights
+
+    def _choose(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets and weights, see :meth:`sample`."""
         places = self.num_heads, self.num_levels, self.num_points
         offsets = at_least_float32(self.sampling_offsets(query)).unflatten(-1, (*places, 2))
         weights = at_least_float32(self.attention_weights(query))
         weights = weights.unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        weights = weights.unflatten(-1, places[1:])
-        reference = at_least_float32(reference)
-        return self.output_proj(self.sample(value, shapes, reference, offsets, weights))
+        return offsets, weights.unflatten(-1, places[1:])
 
     def sample(
         self,

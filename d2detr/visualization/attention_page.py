@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from d2detr.files import make_folder, write_text
+from d2detr.visualization.attention_weights import Attention
 from d2detr.visualization.explanation import Explanation
 
 _MOST_CELLS = 1000
@@ -73,6 +74,7 @@ def _detection(explanation: Explanation, query: int, step: int) -> dict[str, Any
         "query": query,
         "boxes": _shares(attention.boxes[:, query], attention.size),
         "references": None if references is None else _shares(references[:, query], attention.size),
+        "samples": None if attention.samples is None else _samples(attention, query),
         "maps": [_quantise(_join(_with_mean(heads), step, axes=(-2, -1))) for heads in maps],
     }
 
@@ -89,12 +91,24 @@ def _notes(explanation: Explanation, shown: int, step: int) -> list[str]:
         )
     if shown < found:
         notes.append(f"{found - shown} more detections with lower scores are left out.")
+    if explanation.attention.samples is not None:
+        notes.append(
+            "Points are what a query samples, in all feature maps: the larger, the more it counts. "
+            "Brightness sums it up over the cells of one feature map."
+        )
     if step > 1:
         notes.append(f"{step} x {step} cells of the model are joined to one.")
     notes.append(
         "Brightness is relative to a map's brightest cell. The encoder's heads are averaged."
     )
     return notes
+
+
+def _samples(attention: Attention, query: int) -> list:
+    """Every layer's and head's samples: x and y as shares of the image, weights of the largest."""
+    height, width = attention.size
+    samples = attention.samples[:, :, query] / (width, height, attention.samples[..., 2].max())
+    return samples.round(3).tolist()
 
 
 def _with_mean(heads: np.ndarray) -> np.ndarray:

@@ -47,8 +47,9 @@ def draw_encoder_attention(explanation: Explanation, output: str | Path) -> None
 def draw_decoder_attention(explanation: Explanation, output: str | Path) -> None:
     """Draw what the last decoder layer attends to for each of the best detections.
 
-    Heads are averaged. Dashed is the place that a query's last box started from. A second picture
-    of each detection shows the maps of the mask head, if there is one.
+    Heads are averaged. Dashed is the place that a query's last box started from. Points are what
+    deformable attention samples, the larger the more it counts. A second picture of each detection
+    shows the maps of the mask head, if there is one.
     """
     attention = explanation.attention
     queries = explanation.queries[:_MOST_DETECTIONS]
@@ -70,6 +71,8 @@ def draw_decoder_attention(explanation: Explanation, output: str | Path) -> None
         if attention.references is not None:
             _draw_place(axes, attention.references[-1, query], colour, linestyle="--")
         _draw_place(axes, attention.boxes[-1, query], colour, linestyle="-")
+        if attention.samples is not None and not kind:
+            _draw_samples(axes, attention.samples[-1, :, query], attention.size)
         axes.set_title(kind + explanation.label(query), fontsize=10, parse_math=False)
     _save(figure, output)
 
@@ -138,6 +141,15 @@ def _draw_place(axes: Axes, place: np.ndarray, colour: str, linestyle: str) -> N
             linestyle=linestyle,
         )
     )
+
+
+def _draw_samples(axes: Axes, samples: np.ndarray, size: tuple[int, int]) -> None:
+    """Draw samples (heads, S, 3) that lie in the image, the larger the more they count."""
+    x, y, weight = samples.reshape(-1, 3).T
+    height, width = size
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    area = 60 * weight[inside] / weight.max()
+    axes.scatter(x[inside], y[inside], area, color="#56B4E9", edgecolors="none", alpha=0.8)
 
 
 def _save(figure: Figure, output: str | Path) -> None:

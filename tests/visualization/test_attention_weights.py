@@ -129,3 +129,47 @@ def test_attention_without_a_weight_for_every_cell(tiny_cfg, image):
     model.transformer.decoder.layers[0].multihead_attn = nn.Identity()
     with pytest.raises(UserError, match="A DETRDecoderLayer has 0 attentions to the image"):
         attention(model, image)
+
+
+def sampling(cfg, decoder, levels):
+    detr = cfg.MODEL.DETR
+    detr.ENCODER, detr.NUM_LEVELS = "deformable", levels
+    if levels > 1:
+        cfg.MODEL.RESNETS.OUT_FEATURES = detr.IN_FEATURES = ["res2", "res3"]
+    model = build(cfg, decoder)
+    for name, parameter in model.named_parameters():
+        if "sampling_offsets" in name or "attention_weights" in name:
+            nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("decoder", ["deformable", "dino"])
+def test_samples_of_several_feature_maps(tiny_cfg, image, decoder):
+    model = sampling(tiny_cfg, decoder, levels=3)
+    found = attention(model, image)
+    layers, heads, queries, *grid = found.decoder.shape
+    assert tuple(grid) == (4, 6)  # of res3
+    assert found.encoder.shape == (len(model.transformer.encoder.layers), heads, *grid, *grid)
+    assert found.samples.shape == (layers, heads, queries, 3 * 4, 3)
+    np.testing.assert_allclose(found.samples[..., 2].sum(-1), 1, atol=1e-5)
+    for weights in (found.encoder, found.decoder):
+        sums = weights.sum((-2, -1))
+        assert sums.mean() > 0.2 and sums.max() < 1 + 1e-5
+
+
+def test_weights_of_samples_give_what_the_layer_gives(tiny_cfg, image, padding):
+    model = sampling(tiny_cfg, "deformable", levels=1)
+    found = attention(model, image)
+    for layer, weights in zip(model.transformer.decoder.layers, found.decoder, strict=True):
+        query, reference, tokens, mask, shapes = inputs_of(layer.cross_attn, model, image)
+        own = layer.cross_attn
+        with torch.no_grad():
+            value = own.value_proj(tokens)[0, mask[0]].unflatten(-1, (own.num_heads, -1))
+            seen = torch.einsum("hqs,shd->qhd", torch.from_numpy(weights).flatten(2), value)
+            expected = own(query, reference, tokens, mask, shapes)[0]
+            torch.testing.assert_close(own.output_proj(seen.flatten(1)), expected)
+
+
+def test_weighing_every_cell_of_several_feature_maps_cannot_be_shown(tiny_cfg, image):
+    with pytest.raises(UserError, match="every cell of several feature maps cannot be shown"):
+        attention(sampling(tiny_cfg, "conditional", levels=3), image)
