@@ -249,7 +249,9 @@ def load_config(
     try:
         if config_file:
             cfg = _merge_file(cfg, config_file, allow_unsafe)
-        cfg.merge_from_list(list(opts))
+        # Lazy configs have lists of their own kind.
+        values = [x if isinstance(x, str) or not isinstance(x, Sequence) else list(x) for x in opts]
+        cfg.merge_from_list(values)
     except UserError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as error:

@@ -241,7 +241,7 @@ class DETR(nn.Module):
         features = self.backbone(images.tensor.contiguous(memory_format=torch.channels_last))
         maps = self.input_proj([features[name] for name in self.in_features])
         cells = join_levels(maps, images, self.position_encoding, _has_padding(images))
-        queries, noised = self.transformer.decoder.start(len(cells.tokens)), None
+        queries, noised = self.transformer.decoder.start(cells.tokens.shape[0]), None
         if self.denoising is not None:
             queries, noised = self.denoising(queries, targets)
         decoded, memory = self.transformer(cells, queries, self.heads)

@@ -42,7 +42,7 @@ class Memory(NamedTuple):
         """
         dtype = torch.promote_types(self.tokens.dtype, torch.float32)
         if self.mask is None:
-            return self.tokens.new_ones(len(self.tokens), len(self.shapes), 2, dtype=dtype)
+            return self.tokens.new_ones(self.tokens.shape[0], len(self.shapes), 2, dtype=dtype)
         masks = self.mask.to(dtype).split(self.cells_per_level, 1)
         grids = [mask.unflatten(1, shape) for mask, shape in zip(masks, self.shapes, strict=True)]
         return torch.stack(

@@ -74,7 +74,7 @@ def _detection(explanation: Explanation, query: int, step: int) -> dict[str, Any
         "query": query,
         "boxes": _shares(attention.boxes[:, query], attention.size),
         "references": None if references is None else _shares(references[:, query], attention.size),
-        "samples": None if attention.samples is None else _samples(attention, query),
+        "samples": _samples(attention, query),
         "maps": [_quantise(_join(_with_mean(heads), step, axes=(-2, -1))) for heads in maps],
     }
 
@@ -104,8 +104,10 @@ def _notes(explanation: Explanation, shown: int, step: int) -> list[str]:
     return notes
 
 
-def _samples(attention: Attention, query: int) -> list:
+def _samples(attention: Attention, query: int) -> list | None:
     """Every layer's and head's samples: x and y as shares of the image, weights of the largest."""
+    if attention.samples is None:
+        return None
     height, width = attention.size
     samples = attention.samples[:, :, query] / (width, height, attention.samples[..., 2].max())
     return samples.round(3).tolist()

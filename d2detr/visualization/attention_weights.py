@@ -228,11 +228,12 @@ def _samples(
     modules: Sequence[nn.Module], inputs: _Inputs, size: tuple[int, int]
 ) -> np.ndarray | None:
     """(L, heads, N, S, 3) of the only image, whose padded size is given."""
-    if not all(isinstance(module, DeformableAttention) for module in modules):
+    deformable = [module for module in modules if isinstance(module, DeformableAttention)]
+    if len(deformable) < len(modules):
         return None
     height, width = size
     layers = []
-    for module in modules:
+    for module in deformable:
         locations, weights = _places(module, inputs)
         pixels = locations * locations.new_tensor([width, height])
         layers.append(torch.cat((pixels, weights[..., None]), -1).float())

@@ -98,7 +98,7 @@ def test_recomputed_activations_and_accumulation_give_the_same(cfg):
         cfg.MODEL.DETR.ACTIVATION_CHECKPOINTING = parts
         model = build(cfg)
         if model.denoising is not None:  # every part draws noise of its own
-            model.denoising.draw = lambda labels, boxes: (labels, boxes)
+            model.denoising.draw = lambda labels, boxes, negative: (labels, boxes)
         step = TrainingStep(model, build_optimizer(cfg, model), num_parts=num_parts)
         losses = step.compute_gradients(inputs)
         gradients.append([losses, {n: x.grad for n, x in model.named_parameters()}])
