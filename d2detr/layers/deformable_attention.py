@@ -79,13 +79,9 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, D).
         """
-        value = self.value_proj(tokens)
-        if mask is not None:
-            value = value.masked_fill(~mask[..., None], 0.0)
-        value = value.unflatten(-1, (self.num_heads, -1))
         offsets, weights = self._choose(query)
         reference = at_least_float32(reference)
-        return self.output_proj(self.sample(value, shapes, reference, offsets, weights))
+        return self.output_proj(self.sample(tokens, mask, shapes, reference, offsets, weights))
 
     def places(
         self, query: Tensor, reference: Tensor, shapes: tuple[tuple[int, int], ...]
@@ -111,25 +107,35 @@ class DeformableAttention(nn.Module):
 
     def sample(
         self,
-        value: Tensor,
+        tokens: Tensor,
+        mask: Tensor | None,
         shapes: tuple[tuple[int, int], ...],
         reference: Tensor,
         offsets: Tensor,
         weights: Tensor,
     ) -> Tensor:
-        """Look around the references, as :func:`sample_levels`.
+        """Project the tokens and sum what is found around the references.
 
         Args:
-            value: (B, S, heads, d).
+            tokens: (B, S, D).
+            mask: (B, S) or None.
             shapes: height and width of every level in cells.
             reference: (B, Q, levels, 2 | 4).
             offsets: (B, Q, heads, levels, points, 2), x, y in cells or in parts of the box.
-            weights: (B, Q, heads, levels, points).
+            weights: (B, Q, heads, levels, points), of the sum.
 
         Returns:
-            (B, Q, heads * d).
+            (B, Q, D).
         """
-        return sample_levels(value, shapes, _locate(reference, offsets, shapes), weights)
+        locations = _locate(reference, offsets, shapes)
+        return sample_levels(self.project(tokens, mask), shapes, locations, weights)
+
+    def project(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (B, S, D) to the values of each head (B, S, heads, d), of masked cells zero."""
+        value = self.value_proj(tokens)
+        if mask is not None:
+            value = value.masked_fill(~mask[..., None], 0.0)
+        return value.unflatten(-1, (self.num_heads, -1))
 
 
 def sample_levels(

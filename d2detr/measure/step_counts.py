@@ -59,4 +59,6 @@ class _Counting(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+    """Those with memory of their own: sparse ones are put together from others."""
+    tensors = [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+    return [x for x in tensors if x.layout == torch.strided]

@@ -57,6 +57,10 @@ def choose(cfg, decoder):
     cfg.MODEL.DETR.CLASSIFICATION = "softmax" if decoder == "detr" else "focal"
     cfg.MODEL.DETR.DENOISING.ENABLED = decoder.startswith("dn_")
     cfg.MODEL.DETR.ENC_LAYERS, cfg.MODEL.DETR.DEC_LAYERS = 1, 2
+    if decoder == "dino":
+        cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.DETR.IN_FEATURES = ["res2", "res3"]
+        cfg.MODEL.DETR.NUM_LEVELS, cfg.MODEL.DETR.ENCODER = 3, "deformable"
+        cfg.MODEL.DETR.TWO_STAGE, cfg.MODEL.DETR.PROPOSAL_LEARNING = True, "chosen"
 
 
 def assert_proven(predictor, path, precision="fp32"):
@@ -67,7 +71,7 @@ def assert_proven(predictor, path, precision="fp32"):
     return differences
 
 
-@pytest.mark.parametrize("decoder", ["detr", "dn_dab"])
+@pytest.mark.parametrize("decoder", ["detr", "dn_dab", "dino"])
 def test_onnx_runs_alone_with_the_results_of_pytorch(tiny_cfg, build, tmp_path, decoder):
     choose(tiny_cfg, decoder)
     predictor = build(tiny_cfg, 5)

@@ -2,7 +2,7 @@ import torch
 from torch import Tensor, nn
 
 from d2detr.layers.cpu.frozen_norm import is_captured
-from d2detr.layers.cpu.table_sampling import Shapes, are_few, sample_tables
+from d2detr.layers.cpu.table_sampling import Shapes, sample_tables
 from d2detr.layers.deformable_attention import DeformableAttention
 from d2detr.layers.precision import at_least_float32
 
@@ -11,32 +11,74 @@ class TableDeformableAttention(DeformableAttention):
     """Deformable attention that looks cells up in tables, on a CPU."""
 
     def sample(
-        self, value: Tensor, shapes: Shapes, reference: Tensor, offsets: Tensor, weights: Tensor
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        shapes: Shapes,
+        reference: Tensor,
+        offsets: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         is_left_to_torch = (
-            value.device.type != "cpu"
+            tokens.device.type != "cpu"
             or is_captured()
+            or not offsets.numel()
             or min(min(x) for x in shapes) < 2  # every place needs two cells in each direction
         )
         if is_left_to_torch:
-            return super().sample(value, shapes, reference, offsets, weights)
-        tables, weights = at_least_float32(value), weights.flatten(3)
+            return super().sample(tokens, mask, shapes, reference, offsets, weights)
+        weights = weights.flatten(3)
         offsets = offsets.flatten(3, 4).permute(4, 0, 1, 2, 3)
         centre, scale = _in_cells(reference, shapes, self.num_points)
-        if are_few(weights[0, :, 0].numel(), value.shape[1]):
-            # One table of all heads needs no copy.
+        are_few = weights[0, :, 0].numel() < tokens.shape[1]
+        if are_few and self._projects_plainly():
             positions = _move(offsets, centre[:, :, :, None], scale[:, :, :, None])
-            found = sample_tables(
-                tables.flatten(1, 2), positions.flatten(2, 3), weights.flatten(1, 2), shapes
-            )
-            found = found.unflatten(1, (-1, self.num_heads))
-        else:
-            # A table of each head stays in the cache.
-            positions = _move(offsets.transpose(2, 3), centre[:, :, None], scale[:, :, None])
-            tables, weights = (x.transpose(1, 2).flatten(0, 1) for x in (tables, weights))
-            found = sample_tables(tables, positions.flatten(1, 2), weights, shapes)
-            found = found.unflatten(0, (-1, self.num_heads)).transpose(1, 2)
+            positions, weights = positions.flatten(2, 3), weights.flatten(1, 2)
+            return self._project_sums(tokens, mask, shapes, positions, weights)
+        positions = _move(offsets.transpose(2, 3), centre[:, :, None], scale[:, :, None])
+        positions, weights = positions.flatten(1, 2), weights.transpose(1, 2).flatten(0, 1)
+        return self._sum_projected(tokens, mask, shapes, positions, weights)
+
+    def _project_sums(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        shapes: Shapes,
+        positions: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Project what was found: that of few queries is less than all cells."""
+        tables = at_least_float32(tokens)
+        found, share = (
+            x.to(tokens.dtype).unflatten(1, (-1, self.num_heads))
+            for x in sample_tables(tables, positions, weights, shapes, mask)
+        )
+        weight, bias = (
+            x.unflatten(0, (self.num_heads, -1))
+            for x in (self.value_proj.weight, self.value_proj.bias)
+        )
+        projected = torch.einsum("bqhi,hoi->bqho", found, weight)
+        return (projected + share[..., None] * bias).flatten(2)
+
+    def _sum_projected(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None,
+        shapes: Shapes,
+        positions: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Project all cells, to a table of each head, which stays in the cache."""
+        value = self.project(tokens, mask)
+        tables = at_least_float32(value).transpose(1, 2).flatten(0, 1)
+        found, _ = sample_tables(tables, positions, weights, shapes)
+        found = found.unflatten(0, (-1, self.num_heads)).transpose(1, 2)
         return found.flatten(2).to(value.dtype)
+
+    def _projects_plainly(self) -> bool:
+        linear = self.value_proj
+        is_hooked = linear._forward_hooks or linear._forward_pre_hooks
+        return type(linear) is nn.Linear and not is_hooked
 
 
 def replace_deformable_attention(network: nn.Module) -> None:

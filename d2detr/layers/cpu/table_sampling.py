@@ -12,6 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 Shapes = tuple[tuple[int, int], ...]
 
 _BLOCK = 2**18  # places that are looked at together, so that all about them stays in the cache
+_SORTING = 32  # numbers of a table that are summed in the time in which a place is sorted
 
 with warnings.catch_warnings():
     # torch says once in a process that these are in beta.
@@ -19,51 +20,58 @@ with warnings.catch_warnings():
     torch.sparse_csr_tensor([0], [], [], (0, 0))
 
 
-def are_few(num_places: int, num_cells: int) -> bool:
-    """Whether most of the cells are far from all places."""
-    return num_places < num_cells
-
-
-def sample_tables(tables: Tensor, positions: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+def sample_tables(
+    tables: Tensor,
+    positions: Tensor,
+    weights: Tensor,
+    shapes: Shapes,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Sum what is found at places of the levels, between cells interpolated, outside zero.
 
     Args:
-        tables: (T, C, d), all cells of all levels, row by row; with H heads in turn for each cell
-            if C is H times the number of cells.
+        tables: (T, C, d), all cells of all levels, row by row.
         positions: (2, T, N, levels * points), x and y of the places, in cells; 0 is the centre of
-            the first. Query n looks at head n % H.
+            the first.
         weights: (T, N, levels * points), of the sum.
         shapes: height and width of every level, at least 2.
+        mask: (T, C) True at cells that are not taken for zero, or None for all.
 
     Returns:
-        (T, N, d).
+        The sums (T, N, d), and those of a table of ones (T, N).
     """
-    return _SampleTables.apply(tables.contiguous(), positions, weights.contiguous(), shapes)
+    return _SampleTables.apply(tables.contiguous(), positions, weights.contiguous(), shapes, mask)
 
 
 class _Places(NamedTuple):
     """Between which cells some places are, and how near to each.
 
     Attributes:
-        above: (T, N, places) int32, the upper left cell in the joined tables.
-        below: (T, N, places) int32, the lower left one.
-        step: from any cell to the one on its right.
+        cells: of the joined tables, four times (T, N, places) int32: the upper left, the upper
+            right, the lower left and the lower right ones.
+        seen: for each of these, 0 where it is masked, else 1; or nothing.
         distance: (2, T, N, places), x and y from the upper left cell.
         near: (2, T, N, places), shares x and y of the left and the upper cells.
         far: (2, T, N, places), shares of the right and the lower cells.
     """
 
-    above: Tensor
-    below: Tensor
-    step: int
+    cells: list[Tensor]
+    seen: list[Tensor]
     distance: Tensor
     near: Tensor
     far: Tensor
 
     def shares(self, weights: Tensor) -> list[Tensor]:
-        """The weights' parts for each cell: left and right of the upper ones, then the lower."""
+        """The weights' parts for each of the cells."""
         (left, upper), (right, lower) = self.near, self.far
-        return [x * y for x in (weights * upper, weights * lower) for y in (left, right)]
+        shares = [x * y for x in (weights * upper, weights * lower) for y in (left, right)]
+        return self.hide_masked(shares)
+
+    def hide_masked(self, values: list[Tensor]) -> list[Tensor]:
+        """Zero the values for cells that are masked, in place."""
+        for x, seen in zip(values, self.seen, strict=False):
+            x *= seen
+        return values
 
 
 class _SampleTables(torch.autograd.Function):
@@ -71,37 +79,49 @@ class _SampleTables(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, tables: Tensor, positions: Tensor, weights: Tensor, shapes: Shapes
-    ) -> Tensor:
-        ctx.save_for_backward(tables, positions, weights)
+        ctx: FunctionCtx,
+        tables: Tensor,
+        positions: Tensor,
+        weights: Tensor,
+        shapes: Shapes,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(tables, positions, weights, mask)
+        ctx.set_materialize_grads(False)
         ctx.shapes = shapes
-        found = tables.new_zeros(*weights.shape[:2], tables.shape[-1])
-        for block, places in _blocks(positions, shapes, tables.shape[1]):
-            result = found[block].flatten(0, 1)
-            shares = places.shares(weights[block])
-            for rows, cells, share in zip(*_corners(tables[block], places), shares, strict=True):
+        size = weights.shape[:2]
+        found, total = tables.new_zeros(*size, tables.shape[-1]), tables.new_zeros(size)
+        for block, places in _blocks(positions, shapes, mask):
+            table, result = tables[block].flatten(0, 1), found[block].flatten(0, 1)
+            for cells, share in zip(places.cells, places.shares(weights[block]), strict=True):
                 result += F.embedding_bag(
                     cells.flatten(0, 1),
-                    rows,
+                    table,
                     per_sample_weights=share.flatten(0, 1),
                     mode="sum",
                 )
-        return found
+                total[block] += share.sum(-1)
+        return found, total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        tables, positions, weights = ctx.saved_tensors
+    def backward(
+        ctx: FunctionCtx, grad: Tensor | None, grad_total: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        tables, positions, weights, mask = ctx.saved_tensors
+        if grad is None:
+            grad = tables.new_zeros(*weights.shape[:2], tables.shape[-1])
         grad = grad.contiguous()
         grad_positions, grad_weights = torch.empty_like(positions), torch.empty_like(weights)
         grad_tables = []
-        for block, places in _blocks(positions, ctx.shapes, tables.shape[1]):
-            rows, weight = grad[block].flatten(0, 1), weights[block]
-            # What more of each cell would change.
-            a, b, c, d = (
-                _products(rows, x, cells)
-                for x, cells in zip(*_corners(tables[block], places), strict=True)
-            )
+        for block, places in _blocks(positions, ctx.shapes, mask):
+            table, rows, weight = tables[block], grad[block].flatten(0, 1), weights[block]
+            products = [_products(rows, table.flatten(0, 1), x) for x in places.cells]
+            if grad_total is not None:
+                for x in products:
+                    x += grad_total[block, :, None]
+            # What a larger share of each cell would change.
+            a, b, c, d = places.hide_masked(products)
             (left, upper), (right, lower) = places.near, places.far
             above, below = left * a + right * b, left * c + right * d
             before, after = upper * a + lower * c, upper * b + lower * d
@@ -110,35 +130,34 @@ class _SampleTables(torch.autograd.Function):
             torch.mul(weight, near[0] * before + far[0] * after, out=grad_positions[0, block])
             torch.mul(weight, near[1] * above + far[1] * below, out=grad_positions[1, block])
             shares = places.shares(weight)
-            table = tables[block]
-            if are_few(weight.numel(), table[:, :, 0].numel()):
+            if weight.numel() * _SORTING < table.numel():
                 sums = _sum_at_few_cells(rows, places, shares, table.shape)
             else:
                 sums = _sum_at_all_cells(rows, places, shares, table.shape, ctx.shapes)
             grad_tables.append(sums)
         joined = torch.cat(grad_tables) if len(grad_tables) > 1 else grad_tables[0]
-        return joined, grad_positions, grad_weights, None
+        return joined, grad_positions, grad_weights, None, None
 
 
-def _blocks(positions: Tensor, shapes: Shapes, num_cells: int) -> Iterator[tuple[slice, _Places]]:
+def _blocks(
+    positions: Tensor, shapes: Shapes, mask: Tensor | None
+) -> Iterator[tuple[slice, _Places]]:
     """Some of the tables at a time, and the places in them."""
     _, num_tables, num_queries, num_places = positions.shape
-    step = num_cells // sum(height * width for height, width in shapes)
+    sizes = [height * width for height, width in shapes]
 
     def at_places(values: list[int]) -> Tensor:
         """What the levels have, at all places of all queries: long rows are fast."""
         x = torch.tensor(values, dtype=torch.int32).repeat_interleave(num_places // len(shapes))
         return x.expand(num_queries, -1).contiguous()
 
-    sizes = [height * width for height, width in shapes]
-    starts = at_places([step * sum(sizes[:i]) for i in range(len(sizes))])
-    starts += (torch.arange(num_queries, dtype=torch.int32) % step)[:, None]  # the query's head
-    row = at_places([step * width for _, width in shapes])
+    starts = at_places([sum(sizes[:i]) for i in range(len(sizes))])
+    widths = at_places([width for _, width in shapes])
     last = torch.stack([at_places([side - 2 for side in x]) for x in zip(*shapes, strict=True)])
     last = last.flip(0)[:, None].to(positions.dtype)
 
     length = max(1, _BLOCK // (num_queries * num_places))
-    tables = torch.arange(length, dtype=torch.int32)[:, None, None] * num_cells
+    tables = torch.arange(length, dtype=torch.int32)[:, None, None] * sum(sizes)
     for begin in range(0, num_tables, length):
         block = slice(begin, begin + length)
         position = positions[:, block]
@@ -148,15 +167,14 @@ def _blocks(positions: Tensor, shapes: Shapes, num_cells: int) -> Iterator[tuple
         near = distance.abs().neg_().add_(1).relu_()
         far = (distance - 1).abs_().neg_().add_(1).relu_()
         x, y = corner.int()
-        above = y.mul_(row).add_(starts).add_(tables[: len(x)]).add_(x, alpha=step)
-        yield block, _Places(above, above + row, step, distance, near, far)
-
-
-def _corners(tables: Tensor, places: _Places) -> tuple[list[Tensor], list[Tensor]]:
-    """Of the four cells around each place, the joined tables' rows and the places' in these."""
-    rows = tables.flatten(0, 1)
-    above, below = places.above, places.below
-    return [rows, rows[places.step :]] * 2, [above, above, below, below]
+        above = y.mul_(widths).add_(starts).add_(tables[: len(x)]).add_(x)
+        below = above + widths
+        cells = [above, above + 1, below, below + 1]
+        seen = []
+        if mask is not None:
+            seen_cells = mask[block].flatten().to(distance.dtype)
+            seen = [seen_cells.index_select(0, x.flatten()).view_as(x) for x in cells]
+        yield block, _Places(cells, seen, distance, near, far)
 
 
 def _slopes(distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,11 +202,9 @@ def _sum_at_few_cells(
     rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size
 ) -> Tensor:
     """The sum at every cell (T, C, d) of the rows (N, d), times their shares in it."""
-    above, below = places.above.flatten(), places.below.flatten()
-    cells = torch.cat((above, above + places.step, below, below + places.step))
-    cells, order = cells.sort()
+    cells, order = torch.cat(places.cells).flatten().sort()
     share = torch.cat(shares).flatten().index_select(0, order)
-    row = (order % above.numel()) // places.above.shape[-1]
+    row = order % places.cells[0].numel() // shares[0].shape[-1]
     return _sum_segments(rows, row, share, _ends(cells, shape)).view(shape)
 
 
@@ -196,19 +212,18 @@ def _sum_at_all_cells(
     rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size, shapes: Shapes
 ) -> Tensor:
     """The same with a fourth of the places to sort, but four times the sums."""
-    cells, order = places.above.flatten().sort()
-    row, ends = (order // places.above.shape[-1]).int(), _ends(cells, shape)
+    cells, order = places.cells[0].flatten().sort()
+    row, ends = (order // shares[0].shape[-1]).int(), _ends(cells, shape)
     upper, right, lower, lower_right = (
         _sum_segments(rows, row, x.flatten().index_select(0, order), ends) for x in shares
     )
-    step = places.step
-    upper[step:] += right[:-step]
-    lower[step:] += lower_right[:-step]
+    upper[1:] += right[:-1]
+    lower[1:] += lower_right[:-1]
     upper, lower = upper.view(shape), lower.view(shape)
     start = 0
     for height, width in shapes:
-        end, row_step = start + height * width * step, width * step
-        upper[:, start + row_step : end] += lower[:, start : end - row_step]
+        end = start + height * width
+        upper[:, start + width : end] += lower[:, start : end - width]
         start = end
     return upper
 

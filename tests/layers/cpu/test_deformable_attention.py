@@ -10,7 +10,8 @@ from d2detr.layers.cpu import speed_up
 
 SHAPES = ((6, 7), (3, 4), (2, 2))
 NUM_CELLS = 42 + 12 + 4
-FEW, MANY = 5, 40  # queries with fewer and with more places than cells
+# Queries with far fewer, with fewer and with more places than cells: each has its own way.
+VERY_FEW, FEW, MANY = 1, 5, 40
 
 
 def random_pair(shapes=SHAPES):
@@ -42,7 +43,8 @@ def results_and_gradients(module, inputs, mask=None, shapes=SHAPES):
 
 
 @pytest.mark.parametrize(
-    ("num_queries", "coordinates", "is_masked"), list(product((FEW, MANY), (2, 4), (True, False)))
+    ("num_queries", "coordinates", "is_masked"),
+    list(product((VERY_FEW, FEW, MANY), (2, 4), (True, False))),
 )
 def test_results_and_gradients_stay(num_queries, coordinates, is_masked):
     torch.manual_seed(0)
@@ -112,6 +114,16 @@ def test_what_is_not_a_number_stays_so():
     assert missing.sum() == 16
 
 
+@pytest.mark.parametrize("num_queries", [FEW, MANY])
+def test_hooks_of_the_projection_are_called(num_queries):
+    torch.manual_seed(0)
+    plain, fast = random_pair()
+    inputs = random_inputs(num_queries)
+    for module in (plain, fast):
+        module.value_proj.register_forward_hook(lambda module, args, result: 2 * result)
+    torch.testing.assert_close(fast(*inputs, None, SHAPES), plain(*inputs, None, SHAPES))
+
+
 def test_levels_of_one_row_are_left_to_torch():
     torch.manual_seed(0)
     plain, fast = random_pair()
@@ -140,15 +152,19 @@ def test_what_is_found_at_places_is_not_kept(num_queries):
     assert kept(fast) < kept(plain) - 0.8 * num_found
 
 
-def test_mixed_precision_is_close():
+@pytest.mark.parametrize("num_queries", [FEW, MANY])
+@pytest.mark.parametrize("coordinates", [2, 4])
+def test_lower_precision_is_close(num_queries, coordinates):
     torch.manual_seed(0)
     plain, fast = random_pair()
-    inputs = random_inputs(MANY)
+    inputs = random_inputs(num_queries, coordinates)
     expected = plain(*inputs, None, SHAPES)
     with torch.autocast("cpu", torch.bfloat16):
-        result = fast(*inputs, None, SHAPES)
-    assert result.dtype == torch.bfloat16
-    assert (result - expected).norm() < 0.03 * expected.norm()
+        mixed = fast(*inputs, None, SHAPES)
+    low = fast.bfloat16()(*(x.bfloat16() for x in inputs), None, SHAPES)
+    for result, tolerance in ((mixed, 0.03), (low, 0.06)):
+        assert result.dtype == torch.bfloat16
+        assert (result - expected).norm() < tolerance * expected.norm()
 
 
 def test_is_captured_as_plain_operators():
