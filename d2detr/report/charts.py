@@ -27,6 +27,7 @@ from d2detr.visualization.run_metrics import Curve, RunMetrics
 _DASHES = ("dash", "dashdot", "dot")
 _MOST_POINTS = 400  # of a curve
 _PRECISION_IOUS = {0: "IoU 0.50", 5: "IoU 0.75", 9: "IoU 0.95"}
+_LONGEST_NAME = 24  # characters
 _PLACES = 32  # cells of the map of places, in each direction
 
 
@@ -103,7 +104,7 @@ def precision_recall(found: AveragePrecision) -> Chart:
         if found.num_objects[label]:
             trace = {**_line(Curve(recalls, found.curve(0, label))), "line": {"dash": "dot"}}
             hidden = {"visible": "legendonly", "showlegend": True}
-            traces.append({**trace, **hidden, "name": found.class_names[label]})
+            traces.append({**trace, **hidden, "name": _short(found.class_names[label])})
     return Chart(
         f"Precision over recall of {KINDS[found.kind]}",
         traces,
@@ -148,10 +149,12 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Chart:
         trace["texttemplate"] = "%{text}"
     axis = {"tickmode": "array", "tickvals": places, "showgrid": False, "zeroline": False}
     layout: dict[str, Any] = {
-        "xaxis": {**axis, "ticktext": x, "title": {"text": "predicted"}, "tickangle": -45},
-        "yaxis": {**axis, "ticktext": y, "title": {"text": "truth"}, "autorange": "reversed"},
+        "xaxis": {**axis, "title": {"text": "predicted"}, "tickangle": -45},
+        "yaxis": {**axis, "title": {"text": "truth"}, "autorange": "reversed"},
         "height": 300 + 14 * len(x),
     }
+    for name, texts in (("xaxis", x), ("yaxis", y)):
+        layout[name]["ticktext"] = [_short(text) for text in texts]
     return Chart("Confusion of classes", [trace], layout, note, is_wide=len(names) > MOST_NUMBERS)
 
 
@@ -203,7 +206,7 @@ def dataset_charts(table: AnnotationTable) -> list[Chart]:
     classes.layout["xaxis"] |= {
         "tickmode": "array",
         "tickvals": [*range(len(order))],
-        "ticktext": [str(table.class_names[label]) for label in order],
+        "ticktext": [_short(str(table.class_names[label])) for label in order],
     }
     if len(counts) > len(order):
         note = f"The {len(order)} largest of {len(counts)} classes."
@@ -268,6 +271,11 @@ def _scaled(curve: Curve, factor: float) -> Curve:
 
 def _finite(values: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(values), values, np.nan)
+
+
+def _short(name: str) -> str:
+    """A name that leaves a chart its room."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _sizes(counts: np.ndarray) -> list[float]:

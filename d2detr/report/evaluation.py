@@ -21,7 +21,7 @@ from d2detr.report.detections import (
     compare,
 )
 from d2detr.report.gallery import Gallery, build_gallery
-from d2detr.report.run_folder import PANOPTIC_FILE, RunFolder
+from d2detr.report.run_folder import PANOPTIC_FILE, RESULTS_FILE, RunFolder
 from d2detr.report.segments import Row, draw_segmentations, quality_tables
 from d2detr.visualization.mistakes import KINDS
 
@@ -66,9 +66,11 @@ def read_evaluation(run: RunFolder, dataset_name: str | None, picture_bytes: int
         picture_bytes: what pictures may take in the page.
     """
     evaluation = Evaluation()
+    if run.detections is None and run.panoptic is None:
+        if not any((run.path / file).is_file() for file in (RESULTS_FILE, PANOPTIC_FILE)):
+            run.notes.append("There is no evaluation yet: no detections are in inference/.")
+        return evaluation
     try:
-        if run.detections is None and run.panoptic is None:
-            raise UserError("There is no evaluation yet: no detections are in inference/.")
         name, records = _find_dataset(run, dataset_name)
         _read_detections(run, name, records, evaluation, picture_bytes)
         _read_segmentations(run, name, records, evaluation)
@@ -115,11 +117,16 @@ def _read_detections(
         run.notes.append(f"Nothing at all was detected in the {len(records)} images of {name}.")
     if not any("annotations" in record or "segments_info" in record for record in records):
         raise UserError(f"{name} has no annotations to compare the detections with.")
+    _check_categories(run, name)
     images = compare(records, run.detections, metadata)
     num_classes = _count_classes(images, evaluation.class_names)
     evaluation.class_names += map(str, range(len(evaluation.class_names), num_classes))
     evaluation.num_objects = sum(len(image.truth) for image in images)
+    if not evaluation.num_objects:
+        run.notes.append(f"{name} has no objects, so that there is no AP.")
     evaluation.gallery = build_gallery(images, picture_bytes)
+    if unreadable := evaluation.gallery.unreadable:
+        run.notes.append(f"{len(unreadable)} images cannot be read, such as {unreadable[0]}.")
     mistakes = {kind: sum(image.mistakes[kind] for image in images) for kind in KINDS}
     evaluation.charts = [
         charts.counts_of_kinds(mistakes),
@@ -130,6 +137,17 @@ def _read_detections(
         evaluation.charts += map(charts.precision_recall, evaluation.precisions)
     if run.detections:
         evaluation.charts.append(charts.calibration(calibrate(images)))
+
+
+def _check_categories(run: RunFolder, name: str) -> None:
+    known = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+    found = {x["category_id"] for detections in (run.detections or {}).values() for x in detections}
+    unknown = sorted(found.difference(known)) if known else []
+    if unknown:
+        raise UserError(
+            f"The detections in {run.path} have category ids that {name} does not have, such as "
+            f"{unknown[0]}. Name the dataset that was evaluated by --dataset."
+        )
 
 
 def _count_classes(images: Sequence[ImageResult], class_names: Sequence[str]) -> int:
@@ -166,7 +184,8 @@ def read_dataset_charts(
         try:
             table = read_split(name).table
         except UserError as error:
-            run.notes.append(f"No picture of a dataset: {error}")
+            if str(error) not in run.notes:
+                run.notes.append(str(error))
             continue
         found.append((name, table.summary(), charts.dataset_charts(table)))
     return found

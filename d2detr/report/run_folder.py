@@ -15,6 +15,7 @@ from d2detr.config import load_config
 from d2detr.datasets.places import require_existing
 from d2detr.errors import UserError
 from d2detr.files import read_json
+from d2detr.visualization.results import check_entries
 from d2detr.visualization.run_metrics import RunMetrics, read_run
 
 RESULTS_FILE = "inference/coco_instances_results.json"
@@ -59,7 +60,8 @@ class RunFolder:
         times = self.metrics.training.get("time") if self.metrics else None
         if times is None:
             return None
-        return float(np.nansum(times.y * np.diff(times.x, prepend=-1)))
+        known = np.where(np.isfinite(times.y), times.y, 0.0)
+        return float(np.sum(known * np.diff(times.x, prepend=-1)))
 
 
 def read_run_folder(path: str | Path) -> RunFolder:
@@ -81,7 +83,7 @@ def read_run_folder(path: str | Path) -> RunFolder:
         run.metrics = _or_note(run, lambda: read_run(given))
     run.detections = _or_note(run, lambda: read_annotations(folder / RESULTS_FILE))
     run.panoptic = _or_note(run, lambda: read_annotations(folder / PANOPTIC_FILE))
-    run.recipe = _or_note(run, lambda: _read_if_there(folder / RECIPE_FILE)) or []
+    run.recipe = _or_note(run, lambda: _read_recipe(folder / RECIPE_FILE)) or []
     log = folder / "log.txt"
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     run.environment = next(reversed(_ENVIRONMENT.findall(text)), "")
@@ -100,16 +102,30 @@ def _read_if_there(file: Path) -> Any:
     return read_json(file) if file.is_file() else None
 
 
+def _read_recipe(file: Path) -> list[dict[str, Any]]:
+    recipe = _read_if_there(file) or []
+    keys = {"key", "value", "reason"}
+    if not isinstance(recipe, list) or any(
+        not isinstance(choice, dict) or keys - choice.keys() for choice in recipe
+    ):
+        raise UserError(f"{file} is no recipe, a list of choices with {', '.join(sorted(keys))}.")
+    return recipe
+
+
 def read_annotations(file: Path) -> Annotations | None:
     """Return COCO's results, or the annotations of ``panoptic.json``, by the id of the image.
 
     Raises:
-        UserError: the file cannot be read. If there is none, None is returned.
+        UserError: the file cannot be read, or holds something else. If there is none, None is
+            returned.
     """
-    content = _read_if_there(file)
-    if content is None:
+    if not file.is_file():
         return None
+    content = read_json(file)
+    is_panoptic = isinstance(content, dict)
+    annotations = content.get("annotations") if is_panoptic else content
+    check_entries(annotations, file, is_panoptic=is_panoptic)
     of_image: Annotations = defaultdict(list)
-    for annotation in content["annotations"] if isinstance(content, dict) else content:
+    for annotation in annotations:
         of_image[annotation["image_id"]].append(annotation)
     return of_image

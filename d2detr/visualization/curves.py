@@ -301,8 +301,10 @@ def log_ticks(low: float, high: float) -> list[float]:
 
     Args:
         low: above 0.
-        high: at least ``low``.
+        high: at least ``low``; where it is hardly more, one number is labelled.
     """
+    if high < 1.1 * low:
+        return [high]
     powers = range(math.floor(math.log10(low / 2)), math.ceil(math.log10(2 * high)))
     for steps in ("1", "1 2 5", "1 1.5 2 3 4 5 6 7 8 9"):
         ticks = [float(f"{step}e{power}") for power in powers for step in steps.split()]

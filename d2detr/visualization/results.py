@@ -1,3 +1,4 @@
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def draw_results(
     is_panoptic = isinstance(results, dict)
     of_image = defaultdict(list)
     entries = results.get("annotations") if is_panoptic else results
-    _check_entries(entries, results_file, is_panoptic)
+    check_entries(entries, results_file, is_panoptic=is_panoptic)
     for result in entries:
         of_image[result["image_id"]].append(result)
     has_masks = not is_panoptic and any("segmentation" in entry for entry in entries)
@@ -120,7 +121,17 @@ def check_picture_format(output: str | Path) -> None:
         )
 
 
-def _check_entries(entries: Any, results_file: str | Path, is_panoptic: bool) -> None:
+def check_entries(entries: Any, results_file: str | Path, *, is_panoptic: bool) -> None:
+    """Check what an evaluation has written.
+
+    Args:
+        entries: of ``coco_instances_results.json``, or the annotations of ``panoptic.json``.
+        results_file: that they are from.
+        is_panoptic: which of the two.
+
+    Raises:
+        UserError: they are no list, or one of them lacks keys, or numbers for its place and score.
+    """
     if not isinstance(entries, list):
         raise UserError(f"{results_file} holds no list of results. Evaluate again (--eval-only).")
     keys = {"image_id", "file_name", "segments_info"}
@@ -133,6 +144,20 @@ def _check_entries(entries: Any, results_file: str | Path, is_panoptic: bool) ->
                 f"Entry {number} of {results_file} lacks {', '.join(sorted(missing))}. Give the "
                 "results of an evaluation (--eval-only)."
             )
+        if not is_panoptic and not _has_numbers(entry):
+            raise UserError(
+                f"Entry {number} of {results_file} has bbox {entry['bbox']} and score "
+                f"{entry['score']}, which must be four finite numbers and one. Give the results of "
+                "an evaluation (--eval-only)."
+            )
+
+
+def _has_numbers(entry: dict[str, Any]) -> bool:
+    try:
+        left, top, width, height = entry["bbox"]
+        return all(map(math.isfinite, (left, top, width, height, entry["score"])))
+    except (TypeError, ValueError):
+        return False
 
 
 def _count_mistakes(

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -6,6 +7,7 @@ import pytest
 
 from d2detr.errors import UserError
 from d2detr.report import write_report
+from tests.report.conftest import DETECTIONS
 
 
 class Page(HTMLParser):
@@ -92,7 +94,11 @@ def test_folder_without_a_run(tmp_path):
     [
         (None, "There is no evaluation yet"),
         ([], "Nothing at all was detected in the 2 images of tiny."),
-        ([{"image_id": 7}], "of other images than those of tiny"),
+        ([{**DETECTIONS[0], "image_id": 7}], "of other images than those of tiny"),
+        ([{**DETECTIONS[0], "category_id": 7}], "category ids that tiny does not have, such as 7"),
+        ([{"image_id": 1}], "coco_instances_results.json lacks bbox, category_id, score"),
+        ([{**DETECTIONS[0], "score": math.nan}], "and score nan, which must be four finite"),
+        ({"annotations": 3}, "coco_instances_results.json holds no list of results"),
     ],
 )
 def test_what_is_missing_is_said_in_the_page(tiny_coco, make_run, detections, sentence):
@@ -100,6 +106,35 @@ def test_what_is_missing_is_said_in_the_page(tiny_coco, make_run, detections, se
     page = Page(write_report([make_run("tiny", detections)]))
     assert sentence in page.text
     assert "Total loss" in page.charts
+
+
+def test_files_that_hold_something_else_are_said_once(tiny_coco, make_run):
+    tiny_coco()
+    run = make_run("tiny")
+    (run / "recipe.json").write_text('{"SOLVER.BASE_LR": 1e-4}')
+    (run / "inference" / "coco_instances_results.json").write_text('[{"image_id": 1, "cat')
+    page = Page(write_report([run]))
+    assert "recipe.json is no recipe, a list of choices with key, reason, value." in page.text
+    assert "is not JSON, or was cut off" in page.text
+    assert "There is no evaluation yet" not in page.text
+
+
+def test_what_no_chart_can_show_is_said(tiny_coco, make_run):
+    folder = tiny_coco(lambda content: content["annotations"].clear())
+    for file in folder.glob("*.jpg"):
+        file.write_text("not a picture")
+    page = Page(write_report([make_run("tiny")]))
+    assert "tiny has no objects, so that there is no AP." in page.text
+    assert "2 images cannot be read, such as" in page.text
+
+
+def test_infinite_time(tiny_coco, make_run):
+    tiny_coco()
+    run = make_run("tiny")
+    (run / "metrics.json").write_text(
+        '{"iteration": 9, "time": 0.5}\n{"iteration": 19, "time": Infinity}\n'
+    )
+    assert "0:00:05" in Page(write_report([run])).text
 
 
 def test_run_whose_dataset_is_not_there(make_run):
