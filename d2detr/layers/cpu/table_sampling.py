@@ -116,19 +116,13 @@ class _SampleTables(torch.autograd.Function):
         grad_tables = []
         for block, places in _blocks(positions, ctx.shapes, mask):
             table, rows, weight = tables[block], grad[block].flatten(0, 1), weights[block]
-            products = [_products(rows, table.flatten(0, 1), x) for x in places.cells]
-            if grad_total is not None:
-                for x in products:
-                    x += grad_total[block, :, None]
-            # What a larger share of each cell would change.
-            a, b, c, d = places.hide_masked(products)
-            (left, upper), (right, lower) = places.near, places.far
-            above, below = left * a + right * b, left * c + right * d
-            before, after = upper * a + lower * c, upper * b + lower * d
-            torch.add(upper * above, lower * below, out=grad_weights[block])
-            near, far = _slopes(places.distance)
-            torch.mul(weight, near[0] * before + far[0] * after, out=grad_positions[0, block])
-            torch.mul(weight, near[1] * above + far[1] * below, out=grad_positions[1, block])
+            _differentiate(
+                places,
+                [_products(rows, table.flatten(0, 1), x) for x in places.cells],
+                weight,
+                None if grad_total is None else grad_total[block, :, None],
+                out=(grad_positions[:, block], grad_weights[block]),
+            )
             shares = places.shares(weight)
             if weight.numel() * _SORTING < table.numel():
                 sums = _sum_at_few_cells(rows, places, shares, table.shape)
@@ -177,6 +171,30 @@ def _blocks(
         yield block, _Places(cells, seen, distance, near, far)
 
 
+def _differentiate(
+    places: _Places,
+    products: list[Tensor],
+    weights: Tensor,
+    grad_total: Tensor | None,
+    *,
+    out: tuple[Tensor, Tensor],
+) -> None:
+    """Write the gradients of positions and weights, from the gradients' products with cells."""
+    grad_positions, grad_weights = out
+    if grad_total is not None:
+        for x in products:
+            x += grad_total
+    # What a larger share of each cell would change.
+    a, b, c, d = places.hide_masked(products)
+    (left, upper), (right, lower) = places.near, places.far
+    above, below = left * a + right * b, left * c + right * d
+    before, after = upper * a + lower * c, upper * b + lower * d
+    torch.add(upper * above, lower * below, out=grad_weights)
+    near, far = _slopes(places.distance)
+    torch.mul(weights, near[0] * before + far[0] * after, out=grad_positions[0])
+    torch.mul(weights, near[1] * above + far[1] * below, out=grad_positions[1])
+
+
 def _slopes(distance: Tensor) -> tuple[Tensor, Tensor]:
     """Derivatives of near and far; in corners, those towards larger distances."""
     whole = distance.floor()
@@ -202,10 +220,14 @@ def _sum_at_few_cells(
     rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size
 ) -> Tensor:
     """The sum at every cell (T, C, d) of the rows (N, d), times their shares in it."""
+    num_places = shares[0].numel()
     cells, order = torch.cat(places.cells).flatten().sort()
+    ends = _ends(cells, shape)
+    del cells  # before the sums take more
     share = torch.cat(shares).flatten().index_select(0, order)
-    row = order % places.cells[0].numel() // shares[0].shape[-1]
-    return _sum_segments(rows, row, share, _ends(cells, shape)).view(shape)
+    row = order.remainder_(num_places).div_(shares[0].shape[-1], rounding_mode="floor").int()
+    del order
+    return _sum_segments(rows, row, share, ends).view(shape)
 
 
 def _sum_at_all_cells(
@@ -236,5 +258,5 @@ def _ends(cells: Tensor, shape: torch.Size) -> Tensor:
 
 def _sum_segments(rows: Tensor, row: Tensor, share: Tensor, ends: Tensor) -> Tensor:
     return F.embedding_bag(
-        row.int(), rows, ends, per_sample_weights=share, mode="sum", include_last_offset=True
+        row, rows, ends, per_sample_weights=share, mode="sum", include_last_offset=True
     )
