@@ -30,14 +30,14 @@ class TableDeformableAttention(DeformableAttention):
         weights = weights.flatten(3)
         offsets = offsets.flatten(3, 4).permute(4, 0, 1, 2, 3)
         centre, scale = _in_cells(reference, shapes, self.num_points)
-        are_few = weights[0, :, 0].numel() < tokens.shape[1]
+        positions = torch.addcmul(centre, offsets.transpose(2, 3).contiguous(), scale)
+        weights = weights.transpose(1, 2)
+        are_few = weights[0, 0].numel() < tokens.shape[1]
         if are_few and self._projects_plainly():
-            positions = _move(offsets, centre[:, :, :, None], scale[:, :, :, None])
-            positions, weights = positions.flatten(2, 3), weights.flatten(1, 2)
-            return self._project_sums(tokens, mask, shapes, positions, weights)
-        positions = _move(offsets.transpose(2, 3), centre[:, :, None], scale[:, :, None])
-        positions, weights = positions.flatten(1, 2), weights.transpose(1, 2).flatten(0, 1)
-        return self._sum_projected(tokens, mask, shapes, positions, weights)
+            found = self._project_sums(tokens, mask, shapes, positions, weights)
+        else:
+            found = self._sum_projected(tokens, mask, shapes, positions, weights)
+        return found.transpose(1, 2).flatten(2)
 
     def _project_sums(
         self,
@@ -48,17 +48,13 @@ class TableDeformableAttention(DeformableAttention):
         weights: Tensor,
     ) -> Tensor:
         """Project what was found: that of few queries is less than all cells."""
-        tables = at_least_float32(tokens)
-        found, share = (
-            x.to(tokens.dtype).unflatten(1, (-1, self.num_heads))
-            for x in sample_tables(tables, positions, weights, shapes, mask)
+        sums = sample_tables(
+            at_least_float32(tokens), positions.flatten(2, 3), weights.flatten(1, 2), shapes, mask
         )
-        weight, bias = (
-            x.unflatten(0, (self.num_heads, -1))
-            for x in (self.value_proj.weight, self.value_proj.bias)
-        )
-        projected = torch.einsum("bqhi,hoi->bqho", found, weight)
-        return (projected + share[..., None] * bias).flatten(2)
+        heads = self.num_heads, -1
+        found, share = (x.to(tokens.dtype).unflatten(1, heads) for x in sums)
+        weight, bias = (x.unflatten(0, heads) for x in self.value_proj.parameters())
+        return found @ weight.transpose(1, 2) + share[..., None] * bias[:, None]
 
     def _sum_projected(
         self,
@@ -71,9 +67,8 @@ class TableDeformableAttention(DeformableAttention):
         """Project all cells, to a table of each head, which stays in the cache."""
         value = self.project(tokens, mask)
         tables = at_least_float32(value).transpose(1, 2).flatten(0, 1)
-        found, _ = sample_tables(tables, positions, weights, shapes)
-        found = found.unflatten(0, (-1, self.num_heads)).transpose(1, 2)
-        return found.flatten(2).to(value.dtype)
+        found, _ = sample_tables(tables, positions.flatten(1, 2), weights.flatten(0, 1), shapes)
+        return found.unflatten(0, (-1, self.num_heads)).to(value.dtype)
 
     def _projects_plainly(self) -> bool:
         linear = self.value_proj
@@ -89,7 +84,7 @@ def replace_deformable_attention(network: nn.Module) -> None:
 
 
 def _in_cells(reference: Tensor, shapes: Shapes, num_points: int) -> tuple[Tensor, Tensor]:
-    """Centres, and what offsets from these are multiplied with: (2, B, Q, levels * points)."""
+    """Centres, and what offsets from these are multiplied with: (2, B, 1, Q, levels * points)."""
     sides = reference.new_tensor([(width, height) for height, width in shapes])
     centre = reference[..., :2] * sides - 0.5
     if reference.shape[-1] == 2:
@@ -98,10 +93,7 @@ def _in_cells(reference: Tensor, shapes: Shapes, num_points: int) -> tuple[Tenso
         scale = reference[..., 2:] * sides * (0.5 / num_points)
     # Long rows are what elementwise operations are fast with.
     centre, scale = (
-        x.repeat_interleave(num_points, 2).permute(3, 0, 1, 2).contiguous() for x in (centre, scale)
+        x.repeat_interleave(num_points, 2).permute(3, 0, 1, 2)[:, :, None].contiguous()
+        for x in (centre, scale)
     )
     return centre, scale
-
-
-def _move(offsets: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(centre, offsets.contiguous(), scale)

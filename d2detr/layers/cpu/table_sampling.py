@@ -1,7 +1,8 @@
 """Deformable attention's sums of cells, and their gradients, as operations on rows of tables."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -91,7 +92,8 @@ class _SampleTables(torch.autograd.Function):
         ctx.shapes = shapes
         size = weights.shape[:2]
         found, total = tables.new_zeros(*size, tables.shape[-1]), tables.new_zeros(size)
-        for block, places in _blocks(positions, shapes, mask):
+        for block, find in _blocks(positions, shapes, mask):
+            places = find()
             table, result = tables[block].flatten(0, 1), found[block].flatten(0, 1)
             for cells, share in zip(places.cells, places.shares(weights[block]), strict=True):
                 result += F.embedding_bag(
@@ -114,26 +116,22 @@ class _SampleTables(torch.autograd.Function):
         grad = grad.contiguous()
         grad_positions, grad_weights = torch.empty_like(positions), torch.empty_like(weights)
         grad_tables = []
-        for block, places in _blocks(positions, ctx.shapes, mask):
+        for block, find in _blocks(positions, ctx.shapes, mask):
+            places = find()
             table, rows, weight = tables[block], grad[block].flatten(0, 1), weights[block]
-            products = [_products(rows, table.flatten(0, 1), x) for x in places.cells]
-            if grad_total is not None:
-                for x in products:
-                    x += grad_total[block, :, None]
-            # What a larger share of each cell would change.
-            a, b, c, d = places.hide_masked(products)
-            (left, upper), (right, lower) = places.near, places.far
-            above, below = left * a + right * b, left * c + right * d
-            before, after = upper * a + lower * c, upper * b + lower * d
-            torch.add(upper * above, lower * below, out=grad_weights[block])
-            near, far = _slopes(places.distance)
-            torch.mul(weight, near[0] * before + far[0] * after, out=grad_positions[0, block])
-            torch.mul(weight, near[1] * above + far[1] * below, out=grad_positions[1, block])
-            shares = places.shares(weight)
+            _differentiate(
+                places,
+                [_products(rows, table.flatten(0, 1), x) for x in places.cells],
+                weight,
+                None if grad_total is None else grad_total[block, :, None],
+                out=(grad_positions[:, block], grad_weights[block]),
+            )
+            shares, cells = places.shares(weight), places.cells
+            del places  # before the sums take more
             if weight.numel() * _SORTING < table.numel():
-                sums = _sum_at_few_cells(rows, places, shares, table.shape)
+                sums = _sum_at_few_cells(rows, cells, shares, table.shape)
             else:
-                sums = _sum_at_all_cells(rows, places, shares, table.shape, ctx.shapes)
+                sums = _sum_at_all_cells(rows, cells[0], shares, table.shape, ctx.shapes)
             grad_tables.append(sums)
         joined = torch.cat(grad_tables) if len(grad_tables) > 1 else grad_tables[0]
         return joined, grad_positions, grad_weights, None, None
@@ -141,8 +139,8 @@ class _SampleTables(torch.autograd.Function):
 
 def _blocks(
     positions: Tensor, shapes: Shapes, mask: Tensor | None
-) -> Iterator[tuple[slice, _Places]]:
-    """Some of the tables at a time, and the places in them."""
+) -> Iterator[tuple[slice, Callable[[], _Places]]]:
+    """Some of the tables at a time, and what finds the places in them."""
     _, num_tables, num_queries, num_places = positions.shape
     sizes = [height * width for height, width in shapes]
 
@@ -158,8 +156,8 @@ def _blocks(
 
     length = max(1, _BLOCK // (num_queries * num_places))
     tables = torch.arange(length, dtype=torch.int32)[:, None, None] * sum(sizes)
-    for begin in range(0, num_tables, length):
-        block = slice(begin, begin + length)
+
+    def find(block: slice) -> _Places:
         position = positions[:, block]
         # What is not a number is looked for in the first cell, and found not to be one.
         corner = torch.minimum(position.floor().clamp_(min=0), last).nan_to_num_(0)
@@ -174,7 +172,35 @@ def _blocks(
         if mask is not None:
             seen_cells = mask[block].flatten().to(distance.dtype)
             seen = [seen_cells.index_select(0, x.flatten()).view_as(x) for x in cells]
-        yield block, _Places(cells, seen, distance, near, far)
+        return _Places(cells, seen, distance, near, far)
+
+    for begin in range(0, num_tables, length):
+        block = slice(begin, begin + length)
+        yield block, partial(find, block)
+
+
+def _differentiate(
+    places: _Places,
+    products: list[Tensor],
+    weights: Tensor,
+    grad_total: Tensor | None,
+    *,
+    out: tuple[Tensor, Tensor],
+) -> None:
+    """Write the gradients of positions and weights, from the gradients' products with cells."""
+    grad_positions, grad_weights = out
+    if grad_total is not None:
+        for x in products:
+            x += grad_total
+    # What a larger share of each cell would change.
+    a, b, c, d = places.hide_masked(products)
+    (left, upper), (right, lower) = places.near, places.far
+    above, below = left * a + right * b, left * c + right * d
+    before, after = upper * a + lower * c, upper * b + lower * d
+    torch.add(upper * above, lower * below, out=grad_weights)
+    near, far = _slopes(places.distance)
+    torch.mul(weights, near[0] * before + far[0] * after, out=grad_positions[0])
+    torch.mul(weights, near[1] * above + far[1] * below, out=grad_positions[1])
 
 
 def _slopes(distance: Tensor) -> tuple[Tensor, Tensor]:
@@ -199,21 +225,26 @@ def _products(rows: Tensor, table: Tensor, cells: Tensor) -> Tensor:
 
 
 def _sum_at_few_cells(
-    rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size
+    rows: Tensor, cells: list[Tensor], shares: list[Tensor], shape: torch.Size
 ) -> Tensor:
     """The sum at every cell (T, C, d) of the rows (N, d), times their shares in it."""
-    cells, order = torch.cat(places.cells).flatten().sort()
+    num_places, places_of_row = shares[0].numel(), shares[0].shape[-1]
+    ordered, order = torch.cat(cells).flatten().sort()
+    ends = _ends(ordered, shape)
     share = torch.cat(shares).flatten().index_select(0, order)
-    row = order % places.cells[0].numel() // shares[0].shape[-1]
-    return _sum_segments(rows, row, share, _ends(cells, shape)).view(shape)
+    row = order.remainder_(num_places).div_(places_of_row, rounding_mode="floor").int()
+    del ordered, order  # before the sums take more
+    cells.clear()
+    shares.clear()
+    return _sum_segments(rows, row, share, ends).view(shape)
 
 
 def _sum_at_all_cells(
-    rows: Tensor, places: _Places, shares: list[Tensor], shape: torch.Size, shapes: Shapes
+    rows: Tensor, cells: Tensor, shares: list[Tensor], shape: torch.Size, shapes: Shapes
 ) -> Tensor:
-    """The same with a fourth of the places to sort, but four times the sums."""
-    cells, order = places.cells[0].flatten().sort()
-    row, ends = (order // shares[0].shape[-1]).int(), _ends(cells, shape)
+    """The same of upper left cells, with fewer places to sort, but four times the sums."""
+    ordered, order = cells.flatten().sort()
+    row, ends = (order // shares[0].shape[-1]).int(), _ends(ordered, shape)
     upper, right, lower, lower_right = (
         _sum_segments(rows, row, x.flatten().index_select(0, order), ends) for x in shares
     )
@@ -236,5 +267,5 @@ def _ends(cells: Tensor, shape: torch.Size) -> Tensor:
 
 def _sum_segments(rows: Tensor, row: Tensor, share: Tensor, ends: Tensor) -> Tensor:
     return F.embedding_bag(
-        row.int(), rows, ends, per_sample_weights=share, mode="sum", include_last_offset=True
+        row, rows, ends, per_sample_weights=share, mode="sum", include_last_offset=True
     )
