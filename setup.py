@@ -34,6 +34,9 @@ EXTRAS = {
     "draw": ["opencv-python-headless>=4.8.1.78"],
     # report.html: its charts, and its template.
     "report": ["plotly>=6.0", "Jinja2>=3.1"],
+    # TRACKERS.
+    "wandb": ["wandb>=0.31"],
+    "mlflow": ["mlflow-skinny>=3.17"],
     # hf://ORG/NAME as MODEL.WEIGHTS.
     "hub": ["huggingface_hub>=0.23"],
     # tools/export_model.py; onnxscript is what torch.onnx writes with, and OpenVINO the other

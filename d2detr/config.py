@@ -65,6 +65,11 @@ def add_detr_config(cfg: CN) -> None:
     # the classification like them: losses and gradients are those of one process with all images.
     cfg.SOLVER.EXACT_GLOBAL_BATCH = False
 
+    # Services that get the metrics of trainings, besides metrics.json and TensorBoard: "wandb"
+    # (pip install 'd2detr[wandb]') and "mlflow" (pip install 'd2detr[mlflow]'). Their environment
+    # variables, such as WANDB_MODE and MLFLOW_TRACKING_URI, say where they write.
+    cfg.TRACKERS = ()
+
     # Images that each process evaluates at a time. Padding changes detections a little, see
     # docs/padding.md.
     cfg.TEST.IMS_PER_BATCH = 1

@@ -29,6 +29,7 @@ _RUN_FILES = (
     "metrics.json",
     "results.json",
     "events.out.tfevents.*",
+    "wandb",
     "config.yaml",
     "classes.json",
     "recipe.json",

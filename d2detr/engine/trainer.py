@@ -39,6 +39,7 @@ from d2detr.engine.progress_bar import ProgressBar
 from d2detr.engine.run_report import ReportWriter
 from d2detr.engine.step import TrainingStep
 from d2detr.engine.step_measures import StepMeasures
+from d2detr.engine.trackers import build_trackers
 from d2detr.engine.validation_losses import ValidationLosses
 from d2detr.engine.weight_averaging import WeightAveraging
 from d2detr.engine.writers import ErrorPrinter, TrainingPrinter
@@ -271,7 +272,8 @@ class Trainer(DefaultTrainer):
 
     def build_writers(self) -> list[EventWriter]:
         _, *others = super().build_writers()
-        return [TrainingPrinter(self.max_iter), ErrorPrinter(), *others]
+        trackers = build_trackers(self.cfg)
+        return [TrainingPrinter(self.max_iter), ErrorPrinter(), *others, *trackers]
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "sampler_seed": self.data_loader.seed}

@@ -57,10 +57,11 @@ def explain(
         model: see :func:`attention`, which also tells what is raised.
         image: see :func:`attention`.
         image_format: order of its channels, "RGB" or "BGR".
-        class_names: of the model's classes, which are numbered without them.
+        class_names: of the model's classes; those without one are numbered.
         score_threshold: of the detections to show.
     """
     found = attention(model, image)
-    names = class_names or [str(number) for number in range(found.num_classes)]
+    names = list(class_names or ())
+    names += map(str, range(len(names), found.num_classes))
     rgb = convert_image_to_rgb(image.permute(1, 2, 0).cpu(), image_format).astype(np.uint8)
     return Explanation(rgb, found, names, score_threshold)

@@ -95,6 +95,12 @@ def test_image_without_detections(tiny_cfg, tmp_path, num_layers):
         assert Image.open(tmp_path / "picture.png").size[0] > 500
 
 
+def test_classes_without_a_name_are_numbered(tiny_cfg):
+    model = build(tiny_cfg)
+    image = make_input(60, 90)["image"]
+    assert explain(model, image, "BGR", ["cat", "dog"]).class_names == ["cat", "dog", *"234"]
+
+
 def test_pictures_show_the_image_and_the_weights(tiny_mask_cfg, tmp_path):
     tiny_mask_cfg.MODEL.DETR.DECODER = "dab"
     explanation = explain_model(build(tiny_mask_cfg))
