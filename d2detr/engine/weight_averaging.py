@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from d2detr.errors import UserError
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAveraging(HookBase):
@@ -40,27 +38,40 @@ class WeightAveraging(HookBase):
                 "weights."
             )
 
-        def average(averages: Tensors, weights: Tensors, _: Tensor | int) -> None:
-            steps = int(self._average.n_averaged)  # not what is given, which is on the device
-            kept = min(decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(averages, weights, 1 - kept)
-
         self._model = model
-        self._average = AveragedModel(model, multi_avg_fn=torch.no_grad()(average))
-        self._average.requires_grad_(False)
+        self._averaged = copy.deepcopy(model).requires_grad_(False)
+        self._decay = decay
+        self._steps = 0
+        # Looking for them in every step would take longer than to average a small model. Modules
+        # may replace their buffers, but not the parameters, which the optimizer holds, too.
+        self._weights: list[Tensor] = [*model.parameters()]
+        self._averages: list[Tensor] = [*self._averaged.parameters()]
+        self._buffers = [
+            (average._buffers, module._buffers)
+            for average, module in zip(self._averaged.modules(), model.modules(), strict=True)
+            if module._buffers
+        ]
 
     @property
     def averaged(self) -> nn.Module:
-        return self._average.module
+        return self._averaged
 
+    @torch.no_grad()
     def after_step(self) -> None:
-        self._average.update_parameters(self._model)
+        kept = min(self._decay, (1 + self._steps) / (10 + self._steps)) if self._steps else 0.0
+        torch._foreach_lerp_(self._averages, self._weights, 1 - kept)
+        for averages, buffers in self._buffers:
+            for name, buffer in buffers.items():
+                average = averages[name]
+                if buffer is not None and average is not None:
+                    average.copy_(buffer)
+        self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self._model.state_dict(), "steps": self._average.n_averaged}
+        return {"weights": self._model.state_dict(), "steps": torch.tensor(self._steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint, whose averaged weights the model has been given already."""
         self.averaged.load_state_dict(self._model.state_dict())
         self._model.load_state_dict(state_dict["weights"])
-        self._average.n_averaged.copy_(state_dict["steps"])
+        self._steps = int(state_dict["steps"])

@@ -73,6 +73,16 @@ def test_any_trainer_can_average(tmp_path):
     DetectionCheckpointer(averaging.averaged, str(tmp_path)).save("average")
 
 
+def test_buffers_are_those_of_the_model():
+    model = torch.nn.BatchNorm1d(2)
+    averaging = WeightAveraging(model, decay=0.5)
+    model.running_mean = torch.tensor([3.0, 4.0])
+    model.num_batches_tracked.add_(1)
+    averaging.after_step()
+    assert averaging.averaged.running_mean.tolist() == [3.0, 4.0]
+    assert averaging.averaged.num_batches_tracked == 1
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_unusable_decay(cfg, decay):
     cfg.SOLVER.EMA_DECAY = decay
