@@ -80,6 +80,7 @@ def test_outputs_are_those_of_the_yaml_config():
 def test_parts_and_keys_can_be_replaced():
     lazy = small()
     lazy.config.opts += ["MODEL.DETR.ENC_LAYERS", 1, "MODEL.DETR.IN_FEATURES", ["res3"]]
+    lazy.config.opts += ["MODEL.DETR.NUM_LEVELS", 1]
     lazy.model.score_threshold = 0.25
     lazy.model.backbone = LazyCall(ResNet)(
         stem=LazyCall(BasicStem)(in_channels=3, out_channels=8, norm="BN"),
