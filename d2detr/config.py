@@ -124,7 +124,7 @@ def add_detr_config(cfg: CN) -> None:
     # The backbone features that the transformer reads, of the backbone's output_shape(), from fine
     # to coarse.
     cfg.MODEL.DETR.IN_FEATURES = ("res5",)
-    cfg.register_renamed_key("MODEL.DETR.IN_FEATURE", "MODEL.DETR.IN_FEATURES")
+    _register_renamed_keys(cfg)
     # Feature maps in all: those of IN_FEATURES, and further ones made of the last, each half as
     # fine as the one before. With more than one all are normalised.
     cfg.MODEL.DETR.NUM_LEVELS = 1
@@ -308,11 +308,19 @@ class _ConfigFile(CfgNode):
         return content
 
 
+def _register_renamed_keys(cfg: CfgNode) -> None:
+    cfg.register_renamed_key("MODEL.DETR.IN_FEATURE", "MODEL.DETR.IN_FEATURES")
+
+
 def _rename_keys(content: dict[str, Any]) -> None:
     """Give keys of former versions their present names."""
     detr = (content.get("MODEL") or {}).get("DETR") or {}
     if "IN_FEATURE" in detr:
         detr["IN_FEATURES"] = (detr.pop("IN_FEATURE"),)
+        logger.warning(
+            "MODEL.DETR.IN_FEATURE is called IN_FEATURES now, and was read as "
+            f"{detr['IN_FEATURES']}."
+        )
 
 
 def _explain(error: yaml.YAMLError) -> str:
@@ -326,6 +334,7 @@ def _merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool) -> CfgNode:
     reader = _ConfigFile(cfg)
     reader.merge_from_file(config_file, allow_unsafe=allow_unsafe)
     cfg = CfgNode(reader)
+    _register_renamed_keys(cfg)
     if cfg.MODEL.WEIGHTS_TRUSTED:
         logger.warning(
             f"MODEL.WEIGHTS_TRUSTED of {config_file} is ignored: a file cannot trust weights. If "

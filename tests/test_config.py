@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 from detectron2.utils.logger import setup_logger
 
 from d2detr.config import load_config
 from d2detr.engine import Trainer
 from d2detr.errors import UserError
+from d2detr.model_zoo import get_config_file
 
 RUNS_CODE = "MODEL:\n  WEIGHTS: !!python/object/apply:os.mkdir ['{}']\n"
 
@@ -73,3 +76,13 @@ def test_own_configs_are_found_by_their_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_config("quickstart.yaml").MODEL.DETR.HIDDEN_DIM == 128
     assert load_config("configs/quickstart.yaml") == load_config("quickstart.yaml")
+
+
+def test_the_former_name_of_in_features(tmp_path, caplog):
+    base = Path(get_config_file("learning/detr.yaml")).resolve()
+    old = tmp_path / "old.yaml"
+    old.write_text(f"_BASE_: '{base}'\nMODEL:\n  DETR:\n    IN_FEATURE: 'res2'\n")
+    assert load_config(str(old)).MODEL.DETR.IN_FEATURES == ("res2",)
+    assert "is called IN_FEATURES now" in caplog.text
+    with pytest.raises(UserError, match="renamed to MODEL.DETR.IN_FEATURES"):
+        load_config(str(base), ["MODEL.DETR.IN_FEATURE", "res2"])
