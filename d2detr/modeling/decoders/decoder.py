@@ -14,7 +14,7 @@ from d2detr.modeling.options import layer_options
 from d2detr.modeling.queries import Decoded, Memory, Queries
 from d2detr.modeling.registry import NamedRegistry
 
-DECODER_REGISTRY = NamedRegistry("DECODER")
+DECODER_REGISTRY = NamedRegistry("DECODER", "A decoder")
 
 
 class Decoder(nn.Module):
@@ -171,11 +171,4 @@ def build_decoder(cfg: CfgNode) -> Decoder:
     Raises:
         UserError: there is no such decoder, or its settings make no sense.
     """
-    name = cfg.MODEL.DETR.DECODER
-    if name not in DECODER_REGISTRY:
-        names = ", ".join(sorted(name for name, _ in DECODER_REGISTRY))
-        raise UserError(
-            f"MODEL.DETR.DECODER is {name!r}; there are {names}. A decoder of another file is "
-            "known once that file is imported."
-        )
-    return DECODER_REGISTRY.get(name)(cfg)
+    return DECODER_REGISTRY.build(cfg)

@@ -108,8 +108,18 @@ class DeformableDecoderLayer(TransformerLayer):
         return self.residual(content, self.norm3, self.feedforward)
 
 
+class SamplingDecoder:
+    """What decoders share whose layers sample the memory; stands before a :class:`Decoder`."""
+
+    def make_layer(self, index: int, **options: Any) -> nn.Module:
+        return DeformableDecoderLayer(**options)
+
+    def views(self, memory: Memory) -> Sequence[SampledMemory]:
+        return [SampledMemory.of(memory)] * len(self.layers)
+
+
 @DECODER_REGISTRY.register("deformable")
-class DeformableDecoder(Decoder):
+class DeformableDecoder(SamplingDecoder, Decoder):
     """Queries sample the levels around a point, or around a box that every layer refines.
 
     Args:
@@ -163,9 +173,6 @@ class DeformableDecoder(Decoder):
             "two_stage": detr.TWO_STAGE,
         }
 
-    def make_layer(self, index: int, **options: Any) -> nn.Module:
-        return DeformableDecoderLayer(**options)
-
     def start(self, batch_size: int) -> Queries:
         if self.query_embed is None:
             content = self.query_norm.weight.new_zeros(batch_size, self.num_queries, self.embed_dim)
@@ -181,9 +188,6 @@ class DeformableDecoder(Decoder):
         made = self.query_norm(self.query_head(x_first))
         position, content = made.split(self.embed_dim, -1)
         return queries._replace(content=content, position=position, reference=boxes)
-
-    def views(self, memory: Memory) -> Sequence[SampledMemory]:
-        return [SampledMemory.of(memory)] * len(self.layers)
 
     def position(
         self,

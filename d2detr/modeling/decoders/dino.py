@@ -1,6 +1,5 @@
 """The decoder of DINO (Zhang et al., ICLR 2023)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -10,16 +9,16 @@ from d2detr.layers import MLP, sine_of_reference
 from d2detr.modeling.decoders.boxes import BoxDecoder
 from d2detr.modeling.decoders.decoder import DECODER_REGISTRY
 from d2detr.modeling.decoders.deformable import (
-    DeformableDecoderLayer,
     SampledMemory,
     SampledPlace,
+    SamplingDecoder,
 )
 from d2detr.modeling.options import sampling_options
-from d2detr.modeling.queries import Memory, Queries
+from d2detr.modeling.queries import Queries
 
 
 @DECODER_REGISTRY.register("dino")
-class DINODecoder(BoxDecoder):
+class DINODecoder(SamplingDecoder, BoxDecoder):
     """Every layer samples the levels within the boxes.
 
     Args:
@@ -38,12 +37,6 @@ class DINODecoder(BoxDecoder):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {**super().from_config(cfg), **sampling_options(cfg)}
-
-    def make_layer(self, index: int, **options: Any) -> nn.Module:
-        return DeformableDecoderLayer(**options)
-
-    def views(self, memory: Memory) -> Sequence[SampledMemory]:
-        return [SampledMemory.of(memory)] * len(self.layers)
 
     def position(
         self,

@@ -10,7 +10,7 @@ from d2detr.modeling.options import layer_options
 from d2detr.modeling.queries import Memory
 from d2detr.modeling.registry import NamedRegistry
 
-ENCODER_REGISTRY = NamedRegistry("ENCODER")
+ENCODER_REGISTRY = NamedRegistry("ENCODER", "An encoder")
 
 
 class Encoder(nn.Module):
@@ -70,11 +70,4 @@ def build_encoder(cfg: CfgNode) -> Encoder:
     Raises:
         UserError: there is no such encoder, or its settings make no sense.
     """
-    name = cfg.MODEL.DETR.ENCODER
-    if name not in ENCODER_REGISTRY:
-        names = ", ".join(sorted(name for name, _ in ENCODER_REGISTRY))
-        raise UserError(
-            f"MODEL.DETR.ENCODER is {name!r}; there are {names}. An encoder of another file is "
-            "known once that file is imported."
-        )
-    return ENCODER_REGISTRY.get(name)(cfg)
+    return ENCODER_REGISTRY.build(cfg)
